@@ -1,0 +1,98 @@
+# The commands of this project. `make run` and `make test` need Python 3.11 or later and make; what
+# else they need comes from PyPI into .venv, once.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+PYTEST := RAY_AUTH_MODE=disabled $(BIN)/python -m pytest
+# Measured over several calls of pytest: the first step starts afresh, the others add to it.
+COVER := --cov --cov-report=
+# SPEC T1: these are exercised by the contract and command-line tests and stay above 90 %; all else in
+# pipeline/ is the domain and has every branch tested.
+EDGES := pipeline/cli/*,pipeline/telemetry/*,pipeline/providers/aws/*,pipeline/providers/azure/*
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help run test static unit contract coverage-core docs cluster coverage-edges notebooks \
+	bench format spec soak clean
+
+help:
+	@echo "make run        the main job: 336,776 flights through a queue and Ray, with a checked result"
+	@echo "make test       the whole gate, cheapest first; stops at the first failure"
+	@echo "make bench      the engine's speed as ratios, in JSON"
+	@echo "make format     format the code and repair what ruff can"
+	@echo "make spec       which requirements have tests, and which have none"
+	@echo "make soak       the property tests and the simulation with many more schedules"
+	@echo "make clean      remove .venv and everything the tools left behind"
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "queue-runtime needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	@echo "Installing queue-runtime and what it needs into .venv (once; some minutes on a slow line)"
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e ".[cluster,examples,dev]"
+	@touch $@
+
+run: $(STAMP)
+	@$(BIN)/queue-runtime run configs/quickstart.yaml --until-empty --json
+
+# --- the gate -------------------------------------------------------------------------------------
+
+test: static unit contract coverage-core docs cluster coverage-edges notebooks
+	@echo "--- all passed"
+
+static: $(STAMP)
+	@echo "--- ruff, import-linter, mypy"
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+unit: $(STAMP)
+	@echo "--- unit tests and simulation"
+	$(PYTEST) tests/unit tests/simulation $(COVER)
+
+contract: $(STAMP)
+	@echo "--- contract and command-line tests"
+	$(PYTEST) tests/contract $(wildcard tests/cli) $(COVER) --cov-append
+
+coverage-core: $(STAMP)
+	@echo "--- every branch of the domain"
+	$(BIN)/coverage report --omit="$(EDGES)" --fail-under=100
+
+docs: $(STAMP)
+	@echo "--- examples in docstrings"
+	$(PYTEST) --xdoctest pipeline actors --timeout=300
+
+cluster: $(STAMP)
+	@echo "--- tests on a real Ray"
+	$(PYTEST) tests/cluster --timeout=300 $(COVER) --cov-append
+
+# After the cluster tests: the command that starts the runtime can't be exercised without one.
+coverage-edges: $(STAMP)
+	@echo "--- command line, telemetry and provider edges"
+	$(BIN)/coverage report --include="$(EDGES)" --fail-under=90
+
+notebooks: $(STAMP)
+	@if [ -d notebooks ]; then echo "--- notebooks"; $(PYTEST) --nbmake notebooks --timeout=600; fi
+
+# --- beside the gate ------------------------------------------------------------------------------
+
+bench: $(STAMP)
+	@RAY_AUTH_MODE=disabled $(BIN)/python -m tests.benchmarks
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix --exit-zero --quiet
+	$(BIN)/ruff format
+
+spec: $(STAMP)
+	@$(BIN)/python -m tests.spec_ids
+
+soak: $(STAMP)
+	QR_SOAK=1 $(PYTEST) tests/unit tests/simulation --timeout=3600
+
+clean:
+	rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
+		.ruff_cache build dist
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,136 @@
+"""The shell of `pipeline.stages.receiver`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import ray
+
+from actors.broker import RemoteBroker, answer
+from actors.router import RouterActor
+from pipeline.batch import MessageBatch
+from pipeline.clock import SystemClock
+from pipeline.config import PipelineConfig, RuntimeConfig
+from pipeline.names import QueueName
+from pipeline.outcomes import Part
+from pipeline.providers.open import open_provider
+from pipeline.retry import RetryPolicy
+from pipeline.slots import SlotTable
+from pipeline.stages.calls import Header, RunCalls
+from pipeline.stages.receiver import ReceiverCore, ReceiverSettings
+from pipeline.telemetry.counters import Histogram
+
+if TYPE_CHECKING:
+    from ray.actor import ActorProxy
+
+
+class _Router(RunCalls):
+    """A router actor as its receivers call it."""
+
+    def __init__(self, actor: ActorProxy[RouterActor]) -> None:
+        self._actor = actor
+
+    async def run(self, header: Header, batch: MessageBatch) -> Part:
+        return await answer(self._actor.run.remote(header, batch))
+
+    async def more(self, caller: str, number: int) -> Part:
+        return await answer(self._actor.more.remote(caller, number))
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverStats:
+    """What a receiver says of itself.
+
+    Args:
+        counts: its counters.
+        latency: seconds from enqueued to settled, as histogram counts.
+        error: why it can't go on, if it can't.
+    """
+
+    counts: dict[str, int]
+    latency: list[int]
+    error: str | None
+
+
+class ReceiverActor:
+    """Takes messages in, sends them on, settles them."""
+
+    def __init__(
+        self, config: RuntimeConfig, pipeline: str, number: int, broker: RemoteBroker | None
+    ) -> None:
+        self._config = config
+        self._pipeline = pipeline
+        self._number = number
+        self._broker = broker
+        self._core: ReceiverCore | None = None
+        self._error: str | None = None
+
+    @ray.method
+    async def start(self, routers: Sequence[ActorProxy[RouterActor]], table: SlotTable) -> None:
+        """Connect and begin to receive."""
+        if self._core is not None:
+            return
+        settings = self._config.pipelines[self._pipeline]
+        queue = self._config.queues[QueueName(settings.queue)]
+        clock = SystemClock()
+        provider = open_provider(self._config, queue.connection, broker=self._broker, clock=clock)
+        await provider.start()
+        self._core = ReceiverCore(
+            _settings(self._config, settings, f"{self._pipeline}/{self._number}", clock),
+            await provider.receiver(settings.queue, partition=self._number),
+            provider.capabilities(settings.queue),
+            await provider.source(settings.queue),
+            [_Router(router) for router in routers],
+            table,
+            clock,
+            self._fatal,
+        )
+        await self._core.start()
+
+    @ray.method
+    async def stop_receiving(self) -> None:
+        """Drain 1."""
+        if self._core is not None:
+            await self._core.stop_receiving()
+
+    @ray.method
+    async def idle(self) -> None:
+        """Return when nothing is in hand."""
+        if self._core is not None:
+            await self._core.idle()
+
+    @ray.method
+    async def close(self) -> int:
+        """Drain 5."""
+        return 0 if self._core is None else await self._core.close()
+
+    @ray.method(concurrency_group="control")
+    async def stats(self) -> ReceiverStats:
+        """Counters and latencies."""
+        if self._core is None:
+            return ReceiverStats({}, Histogram().counts, self._error)
+        return ReceiverStats(self._core.stats(), list(self._core.latency.counts), self._error)
+
+    def _fatal(self, error: BaseException) -> None:
+        self._error = self._error or f"{type(error).__name__}: {error}"
+
+
+def _settings(
+    config: RuntimeConfig, settings: PipelineConfig, name: str, clock: SystemClock
+) -> ReceiverSettings:
+    queue = config.queues[QueueName(settings.queue)]
+    return ReceiverSettings(
+        name=name,
+        epoch=int(clock.now() * 1000),
+        ordered=queue.ordered,
+        messages=settings.credit.messages,
+        bytes=settings.credit.bytes,
+        batch_rows=settings.batch.rows,
+        batch_bytes=settings.batch.bytes,
+        wait=config.timeouts.receive,
+        hold=settings.retry.hold,
+        sessions=settings.sessions,
+        retry=RetryPolicy(**config.retry.model_dump()),
+    )

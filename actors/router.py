@@ -1,0 +1,75 @@
+"""The shell of `pipeline.stages.router`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import ray
+
+from actors.broker import answer
+from actors.handler import HandlerActor
+from pipeline.batch import MessageBatch
+from pipeline.outcomes import Part
+from pipeline.slots import SlotTable
+from pipeline.stages.calls import Header, RunCalls
+from pipeline.stages.router import RouterCore, RouterSettings
+
+if TYPE_CHECKING:
+    from ray.actor import ActorProxy
+
+
+class _Handler(RunCalls):
+    """A handler actor as its router calls it."""
+
+    def __init__(self, actor: ActorProxy[HandlerActor]) -> None:
+        self._actor = actor
+
+    async def run(self, header: Header, batch: MessageBatch) -> Part:
+        return await answer(self._actor.run.remote(header, batch))
+
+    async def more(self, caller: str, number: int) -> Part:
+        return await answer(self._actor.more.remote(caller, number))
+
+
+class RouterActor:
+    """Sends each session's rows to the handler that owns it."""
+
+    def __init__(self, settings: RouterSettings) -> None:
+        self._settings = settings
+        self._core: RouterCore | None = None
+        self._error: str | None = None
+
+    @ray.method
+    async def start(self, handlers: dict[int, ActorProxy[HandlerActor]], table: SlotTable) -> None:
+        """Take the handlers."""
+        if self._core is None:
+            calls = {number: _Handler(handler) for number, handler in handlers.items()}
+            self._core = RouterCore(self._settings, dict(calls), table, self._fatal)
+
+    @ray.method
+    async def run(self, header: Header, batch: MessageBatch) -> Part:
+        """Rows from a receiver; the first outcomes back."""
+        return await self._started().run(header, batch)
+
+    @ray.method
+    async def more(self, caller: str, number: int) -> Part:
+        """More outcomes of a call."""
+        return await self._started().more(caller, number)
+
+    @ray.method
+    async def drain(self) -> None:
+        """Drain 2."""
+        await self._started().drain()
+
+    @ray.method(concurrency_group="control")
+    async def stats(self) -> tuple[dict[str, int], str | None]:
+        """Counters, and why it can't go on, if it can't."""
+        return (self._core.stats() if self._core is not None else {}), self._error
+
+    def _started(self) -> RouterCore:
+        if self._core is None:
+            raise RuntimeError("the router was not started")
+        return self._core
+
+    def _fatal(self, error: BaseException) -> None:
+        self._error = self._error or f"{type(error).__name__}: {error}"

@@ -1,0 +1,445 @@
+"""The runtime: starts Ray or joins it, owns every actor of a run, feeds, watches and drains it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import ray
+from pydantic import TypeAdapter
+
+from actors.broker import RemoteBroker, answer, end
+from actors.topology import PipelineActors, Topology, namespace
+from pipeline.client import QueueClient
+from pipeline.clock import SystemClock
+from pipeline.config import RuntimeConfig, import_object, load, parse
+from pipeline.errors import ConnectionFailed, QueueError
+from pipeline.handlers.api import Handler
+from pipeline.names import QueueName, SessionId
+from pipeline.providers.memory import Counters
+from pipeline.stages.drain import Drained, Limits
+from pipeline.stages.supervisor import Figures, Parts, Said, Supervisor
+from pipeline.telemetry.counters import Histogram
+
+if TYPE_CHECKING:
+    from ray.actor import ActorProxy
+
+    from actors.handler import HandlerActor
+    from actors.receiver import ReceiverActor
+    from actors.router import RouterActor
+    from actors.status import StatusActor
+
+_log = logging.getLogger("queue_runtime.runtime")
+_LOOK = 0.2
+"""Seconds between two looks at the actors."""
+
+
+class RuntimeFailed(QueueError):
+    """An actor of the run can't go on: the run ends; what was not settled comes again."""
+
+
+@dataclass(slots=True)
+class _Actor:
+    name: str
+
+
+@dataclass(slots=True)
+class _Receiver(_Actor):
+    actor: ActorProxy[ReceiverActor]
+
+    async def stats(self) -> Said:
+        said = await answer(self.actor.stats.remote())
+        return Said(said.counts, said.error, said.latency)
+
+    async def stop_receiving(self) -> None:
+        await answer(self.actor.stop_receiving.remote())
+
+    async def idle(self) -> None:
+        await answer(self.actor.idle.remote())
+
+    async def close(self) -> int:
+        return await answer(self.actor.close.remote())
+
+
+@dataclass(slots=True)
+class _Router(_Actor):
+    actor: ActorProxy[RouterActor]
+
+    async def stats(self) -> Said:
+        return Said(*await answer(self.actor.stats.remote()))
+
+    async def drain(self) -> None:
+        await answer(self.actor.drain.remote())
+
+
+@dataclass(slots=True)
+class _Handler(_Actor):
+    actor: ActorProxy[HandlerActor]
+
+    async def stats(self) -> Said:
+        return Said(*await answer(self.actor.stats.remote()))
+
+    async def drain(self) -> None:
+        await answer(self.actor.drain.remote())
+
+    async def stop_running(self) -> None:
+        await answer(self.actor.stop_running.remote())
+
+    async def close(self) -> None:
+        await answer(self.actor.close.remote())
+
+    async def kill(self) -> None:
+        end(self.actor)
+
+
+@dataclass(slots=True)
+class Totals:
+    """What happened on the queues of all pipelines, by the brokers' own counters.
+
+    Args:
+        received: deliveries handed out.
+        completed: messages handled and deleted.
+        dead_lettered: messages moved to a dead-letter queue.
+        redelivered: deliveries that were not the message's first.
+    """
+
+    received: int = 0
+    completed: int = 0
+    dead_lettered: int = 0
+    redelivered: int = 0
+
+
+@dataclass(slots=True)
+class Look:
+    """The whole run at one moment.
+
+    Args:
+        pipelines: each one's figures.
+        at: the running loop's time.
+    """
+
+    pipelines: dict[str, Figures] = field(default_factory=dict)
+    at: float = 0.0
+
+    def total(self, part: str, name: str) -> int:
+        """One counter of all pipelines' receivers, routers or handlers, added up."""
+        return sum(getattr(figures, part).get(name, 0) for figures in self.pipelines.values())
+
+    @property
+    def latency(self) -> Histogram:
+        """Seconds from enqueued to settled, of all pipelines."""
+        merged = Histogram()
+        for figures in self.pipelines.values():
+            merged.merge(figures.latency)
+        return merged
+
+    @property
+    def errors(self) -> list[str]:
+        """Which actors can't go on."""
+        return [error for figures in self.pipelines.values() for error in figures.errors]
+
+
+class Runtime:
+    """A run of a configuration's pipelines on Ray; `async with` starts it and always drains it.
+
+    Where Ray runs already in this process it is used; inside a job (`RAY_ADDRESS`) that cluster is
+    joined; otherwise Ray is started on this machine and stopped at the end.
+
+    Args:
+        config: what to run.
+        path: directories that handlers are imported from; the current one unless given.
+
+    Example:
+        >>> runtime = Runtime.from_file("configs/quickstart.yaml")
+        >>> runtime.config.name
+        'flights'
+    """
+
+    def __init__(self, config: RuntimeConfig, *, path: Sequence[str] | None = None) -> None:
+        self.config = config
+        self._path = list(path) if path is not None else [str(Path.cwd())]
+        self._brokers: dict[str, RemoteBroker] = {}
+        self._client: QueueClient | None = None
+        self._status: ActorProxy[StatusActor] | None = None
+        self._supervisor: Supervisor | None = None
+        self._actors: dict[str, PipelineActors] = {}
+        self._watch: asyncio.Task[None] | None = None
+        self._news = asyncio.Condition()
+        self._looks = 0
+        self._failure: RuntimeFailed | None = None
+        self._own_ray = False
+        self.look = Look()
+        self.drain_wanted = asyncio.Event()
+        self.drained: Drained | None = None
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """Make a runtime from a configuration file.
+
+        Raises:
+            ConfigurationError: the file is wrong; the message names every problem.
+        """
+        return cls(load(path))
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """Make a runtime from a configuration as plain mappings.
+
+        Raises:
+            ConfigurationError: it is wrong; the message names every problem.
+        """
+        return cls(parse(config))
+
+    @property
+    def address(self) -> str:
+        """The Ray cluster it runs in, for another process that wants to join it."""
+        return str(ray.get_runtime_context().gcs_address)
+
+    @property
+    def client(self) -> QueueClient:
+        """A client of the run's queues, in this process.
+
+        Raises:
+            ConnectionFailed: the runtime is not started.
+        """
+        if self._client is None:
+            raise ConnectionFailed("the runtime is not started: use `async with`")
+        return self._client
+
+    # ---------------------------------------------------------------- start
+
+    async def start(self) -> None:
+        """Start Ray if need be, and every actor.
+
+        Raises:
+            ConfigurationError: a handler can't be imported, or the name is in use.
+            Timeout: an actor did not start; the message names it and what it asks for.
+        """
+        if self._supervisor is not None:
+            return
+        self._own_ray = _start_ray()
+        try:
+            await self._start()
+        except BaseException:
+            await self._end()
+            raise
+
+    async def _start(self) -> None:
+        config = self.config
+        topology = Topology(config, self._path, int(SystemClock().now() * 1000))
+        self._status = await topology.status()
+        self._brokers = await topology.brokers()
+        self._client = QueueClient(config, brokers=self._brokers)
+        await self._client.start()
+        parts = {}
+        for name, settings in config.pipelines.items():
+            actors = self._actors[name] = await topology.pipeline(name, self._brokers)
+            parts[name] = Parts(
+                settings.queue,
+                self._client.capabilities(settings.queue).exact_depth,
+                [
+                    _Receiver(f"receiver:{name}:{at}", actor)
+                    for at, actor in enumerate(actors.receivers)
+                ],
+                [_Router(f"router:{name}:{at}", actor) for at, actor in enumerate(actors.routers)],
+                [
+                    _Handler(f"handler:{name}:{at}", actor)
+                    for at, actor in enumerate(actors.handlers)
+                ],
+            )
+        drain = config.drain
+        limits = Limits(release=drain.release, running=drain.running, cancel=drain.cancel)
+        self._supervisor = Supervisor(parts, self._client.depth, limits)
+        self._watch = asyncio.ensure_future(self._watch_all())
+        _log.info("started %d pipelines of %s", len(parts), config.name)
+
+    # ---------------------------------------------------------------- while it runs
+
+    async def next_look(self) -> Look:
+        """Wait for the next figures.
+
+        Raises:
+            RuntimeFailed: an actor can't go on; the message names it and why.
+        """
+        async with self._news:
+            seen = self._looks
+            while self._looks == seen and self._failure is None:
+                await self._news.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self.look
+
+    async def until_empty(self) -> None:
+        """Wait until nothing is queued, scheduled, held for a retry or in hand anywhere.
+
+        Raises:
+            RuntimeFailed: an actor can't go on.
+        """
+        if self._supervisor is None:
+            raise ConnectionFailed("the runtime is not started: use `async with`")
+        empty = 0
+        while empty < 2:
+            look = await self.next_look()
+            empty = empty + 1 if self._supervisor.empty(look.pipelines) else 0
+
+    async def states(self) -> dict[str, dict[SessionId, Any]]:
+        """Every pipeline's states: pipeline to session to state, as the handler declared it."""
+        found: dict[str, dict[SessionId, Any]] = {}
+        for name, actors in self._actors.items():
+            handler = import_object(
+                self.config.pipelines[name].handler, f"pipelines.{name}.handler"
+            )
+            if not isinstance(handler, Handler) or handler.state is None:
+                continue
+            read: TypeAdapter[Any] = TypeAdapter(handler.state)
+            found[name] = {}
+            for actor in actors.handlers:
+                for session, state in (await answer(actor.states.remote())).items():
+                    found[name][SessionId.trusted(session)] = read.validate_json(state)
+        return found
+
+    async def refresh(self) -> Look:
+        """Ask every actor now; after a drain too, until `close`."""
+        if self._supervisor is None:
+            return self.look
+        self.look = Look(await self._supervisor.look(), asyncio.get_running_loop().time())
+        return self.look
+
+    async def totals(self) -> Totals:
+        """What happened on the queues of all pipelines."""
+        totals = Totals()
+        for queue in {settings.queue for settings in self.config.pipelines.values()}:
+            broker = self._brokers.get(self.config.queues[QueueName(queue)].connection)
+            if broker is not None:
+                _add(totals, await broker.counters(queue))
+        return totals
+
+    async def _watch_all(self) -> None:
+        supervisor, status = self._supervisor, self._status
+        if supervisor is None or status is None:
+            return
+        loop = asyncio.get_running_loop()
+        while True:
+            pipelines = await supervisor.look()
+            self.look = Look(pipelines, loop.time())
+            if self.look.errors and self._failure is None:
+                self._failure = RuntimeFailed("; ".join(self.look.errors))
+                _log.error("the run can't go on: %s", self._failure)
+            with contextlib.suppress(QueueError):
+                if "drain" in await answer(status.exchange.remote(self._public())):
+                    self.drain_wanted.set()
+            async with self._news:
+                self._looks += 1
+                self._news.notify_all()
+            await asyncio.sleep(_LOOK)
+
+    def _public(self) -> dict[str, Any]:
+        """The figures as the status actor shows them."""
+        return {
+            "name": self.config.name,
+            "live": True,
+            "ready": self._failure is None and not self.drain_wanted.is_set(),
+            "reason": str(self._failure) if self._failure is not None else "",
+            "pipelines": {
+                name: {
+                    "receivers": figures.receivers,
+                    "routers": figures.routers,
+                    "handlers": figures.handlers,
+                    "backlog": figures.depth.available,
+                    "p50_ms": round(figures.latency.quantile(0.5) * 1000, 1),
+                    "p99_ms": round(figures.latency.quantile(0.99) * 1000, 1),
+                }
+                for name, figures in self.look.pipelines.items()
+            },
+        }
+
+    # ---------------------------------------------------------------- end
+
+    async def drain(self) -> Drained:
+        """Stop as SPEC F6 says: nothing new, running messages finish, the rest is given back."""
+        if self.drained is None:
+            self.drain_wanted.set()
+            self.drained = await self._supervisor.drain() if self._supervisor else Drained()
+            for error in self.drained.errors:
+                _log.warning("drain: %s", error)
+        return self.drained
+
+    async def close(self) -> None:
+        """Drain, then end every actor, and Ray if this runtime started it."""
+        try:
+            await self.drain()
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+            self._watch = None
+        if self._client is not None:
+            with contextlib.suppress(QueueError):
+                await self._client.close()
+        self._kill_all()
+        self._supervisor = None
+        if self._own_ray:
+            ray.shutdown()
+
+    def _kill_all(self) -> None:
+        """End every actor now: dropping the handles would, but at a time of Ray's choosing."""
+        for actors in self._actors.values():
+            for actor in (*actors.receivers, *actors.routers, *actors.handlers):
+                end(actor)
+        self._actors = {}
+        for broker in self._brokers.values():
+            broker.kill()
+        self._brokers = {}
+        if self._status is not None:
+            end(self._status)
+            self._status = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+def _add(totals: Totals, counters: Counters) -> None:
+    totals.received += counters.received
+    totals.completed += counters.completed
+    totals.dead_lettered += counters.dead_lettered
+    totals.redelivered += counters.redelivered
+
+
+def _start_ray() -> bool:
+    """Join the cluster this process belongs to, or start one here; True when it is our own."""
+    if ray.is_initialized():
+        return False
+    quiet: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
+    try:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(address="auto", **quiet)
+            return True
+        # A cluster of our own listens on this machine alone and lives as long as the run.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        ray.init(address="local", include_dashboard=False, **quiet)
+    except (ConnectionError, RuntimeError, OSError) as error:
+        raise ConnectionFailed(f"Ray can't be started or joined: {error}") from error
+    return True
+
+
+__all__ = ["Look", "Runtime", "RuntimeFailed", "Totals", "namespace"]

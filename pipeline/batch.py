@@ -1,0 +1,237 @@
+"""The batch: rows of messages as Arrow columns, and the only place where those columns are made.
+
+A batch crosses between actors as the serialised record batch, one `pyarrow.Buffer`, never as a raw
+slice (a 10-row slice ships its whole parent). Splitting and taking copy, so what is held on to
+after a call never pins what came with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, overload
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import SerializationError
+from pipeline.message import ROW_FIELDS, Delivery, Message, to_row
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("session", pa.string()),
+        ("holding", pa.int64()),
+        ("turn", pa.int64()),
+        ("sequence", pa.int64()),
+        ("settled_below", pa.int64()),
+        ("delivery_count", pa.int64()),
+        ("failures", pa.int64()),
+        ("body", pa.binary()),
+        ("content_type", pa.string()),
+        ("correlation_id", pa.string()),
+        ("attributes", pa.map_(pa.string(), pa.string())),
+        ("time_to_live", pa.float64()),
+        ("not_before", pa.float64()),
+        ("deduplication_id", pa.string()),
+        ("traceparent", pa.string()),
+        ("tracestate", pa.string()),
+        ("enqueued_at", pa.float64()),
+        ("locked_until", pa.float64()),
+        ("provider_id", pa.string()),
+        ("dead_letter_reason", pa.string()),
+        ("dead_letter_description", pa.string()),
+    ]
+)
+"""The columns of every batch.
+
+id, session, body, content_type, correlation_id, attributes, time_to_live (seconds), not_before
+(seconds since 1970), deduplication_id, traceparent, tracestate: as sent.
+sequence, delivery_count, enqueued_at and locked_until (seconds since 1970), provider_id (null: the
+id is the provider's too), dead_letter_reason, dead_letter_description: the provider's.
+holding: which possession of the session the row belongs to; a later one has a higher number.
+turn, settled_below, failures: the receiver's (DESIGN law 3): the stretch of the holding; every
+sequence of the session below settled_below is settled and confirmed; how many attempts failed
+during this delivery.
+"""
+
+_ZERO = frozenset({"holding", "turn", "sequence", "settled_below", "failures"})
+_FIXED = frozenset({"enqueued_at", "locked_until"})
+
+
+class MessageBatch:
+    """Rows of messages as Arrow columns (see `SCHEMA`). Immutable.
+
+    A batch handler gets one: `len(rows)`, `rows[i]` (a `Delivery`, made when asked for),
+    `rows.column("body")` (a pyarrow array), `rows.arrow` (the whole record batch).
+
+    Example:
+        >>> rows = MessageBatch.from_messages([Message(b"a", id="1"), Message(b"b", id="2")])
+        >>> len(rows), rows[1].body, rows.column("id").to_pylist()
+        (2, b'b', ['1', '2'])
+    """
+
+    __slots__ = ("_arrow", "_lists")
+
+    def __init__(self, arrow: pa.RecordBatch) -> None:
+        self._arrow = arrow
+        self._lists: dict[str, list[Any]] = {}
+
+    @classmethod
+    def from_columns(cls, length: int, columns: Mapping[str, Sequence[Any]]) -> MessageBatch:
+        """Make a batch from one list a column; a column that is not given is zero or null.
+
+        Args:
+            length: how many rows.
+            columns: name to values, each of that length; names are those of `SCHEMA`.
+        """
+        return cls(
+            pa.RecordBatch.from_arrays(
+                [_array(kind.name, kind.type, length, columns) for kind in SCHEMA], schema=SCHEMA
+            )
+        )
+
+    @classmethod
+    def from_messages(cls, messages: Sequence[Message]) -> MessageBatch:
+        """Make a batch of messages as if just sent: sequence 1, 2, 3 …, first delivery."""
+        columns: dict[str, Sequence[Any]] = dict(
+            zip(ROW_FIELDS, zip(*map(to_row, messages), strict=True), strict=False)
+        )
+        columns["attributes"] = [d and list(d.items()) for d in columns.get("attributes", ())]
+        columns["sequence"] = range(1, len(messages) + 1)
+        return cls.from_columns(len(messages), columns)
+
+    @classmethod
+    def empty(cls) -> MessageBatch:
+        """A batch of no rows."""
+        return cls.from_columns(0, {})
+
+    @classmethod
+    def concat(cls, batches: Sequence[MessageBatch]) -> MessageBatch:
+        """The rows of all batches, in their order; copies unless there is one."""
+        if len(batches) == 1:
+            return batches[0]
+        return cls(pa.concat_batches([batch.arrow for batch in batches]))
+
+    @classmethod
+    def from_buffer(cls, buffer: pa.Buffer) -> MessageBatch:
+        """The batch that `to_buffer` wrote.
+
+        Raises:
+            SerializationError: the bytes are no batch of this schema.
+        """
+        try:
+            return cls(pa.ipc.read_record_batch(buffer, SCHEMA))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise SerializationError(f"{len(buffer)} bytes are no batch: {error}") from error
+
+    def to_buffer(self) -> pa.Buffer:
+        """The batch as one buffer: what crosses to another actor."""
+        return self._arrow.serialize()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as one buffer, through pickle and Ray alike."""
+        return MessageBatch.from_buffer, (self.to_buffer(),)
+
+    @property
+    def arrow(self) -> pa.RecordBatch:
+        """The record batch itself."""
+        return self._arrow
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows' values."""
+        size: int = self._arrow.nbytes
+        return size
+
+    def __len__(self) -> int:
+        rows: int = self._arrow.num_rows
+        return rows
+
+    @overload
+    def __getitem__(self, row: int) -> Delivery: ...
+    @overload
+    def __getitem__(self, row: slice) -> MessageBatch: ...
+    def __getitem__(self, row: int | slice) -> Delivery | MessageBatch:
+        """One row as a `Delivery`; a slice as a batch of its own (copied)."""
+        if isinstance(row, slice):
+            return self.take(range(len(self))[row])
+        if not -len(self) <= row < len(self):
+            raise IndexError(row)
+        return Delivery(self, row % len(self))
+
+    def __iter__(self) -> Iterator[Delivery]:
+        return (Delivery(self, row) for row in range(len(self)))
+
+    def column(self, name: str) -> pa.Array:
+        """One column as a pyarrow array.
+
+        Raises:
+            KeyError: there is no such column.
+        """
+        return self._arrow.column(name)
+
+    def values(self, name: str) -> list[Any]:
+        """One column as a Python list, made once and kept; don't change it."""
+        found = self._lists.get(name)
+        if found is None:
+            found = self._lists[name] = self._arrow.column(name).to_pylist()
+        return found
+
+    def provider_ids(self) -> list[str]:
+        """What the provider calls each row: its own id, or the sender's where it has none."""
+        own = self.values("provider_id")
+        ids = self.values("id")
+        return [a or b for a, b in zip(own, ids, strict=True)] if any(own) else ids
+
+    def sizes(self) -> list[int]:
+        """How many bytes each row's body has."""
+        sizes: list[int] = pc.binary_length(self._arrow.column("body")).to_pylist()
+        return sizes
+
+    def take(self, rows: Sequence[int]) -> MessageBatch:
+        """The rows at these positions, in this order; copies."""
+        return MessageBatch(self._arrow.take(pa.array(rows, pa.int64())))
+
+    def split(self, owners: Sequence[int]) -> dict[int, tuple[list[int], MessageBatch]]:
+        """Split by owner: owner to (positions in this batch, their rows).
+
+        Args:
+            owners: for each row a small number that says whose it is.
+        """
+        if not len(self):
+            return {}
+        first = owners[0]
+        if all(owner == first for owner in owners):
+            return {first: (list(range(len(self))), self)}
+        positions: dict[int, list[int]] = {}
+        for row, owner in enumerate(owners):
+            positions.setdefault(owner, []).append(row)
+        return {owner: (rows, self.take(rows)) for owner, rows in positions.items()}
+
+    def distinct(self, name: str) -> tuple[list[Any], list[int]]:
+        """A column's distinct values and, for each row, which of them it holds."""
+        coded = self._arrow.column(name).dictionary_encode(null_encoding="encode")
+        return coded.dictionary.to_pylist(), coded.indices.to_pylist()
+
+    def with_columns(self, **columns: Sequence[Any]) -> MessageBatch:
+        """The same rows with some columns replaced."""
+        arrays = self._arrow.columns
+        for name, given in columns.items():
+            place = SCHEMA.get_field_index(name)
+            arrays[place] = pa.array(given, SCHEMA.field(place).type)
+        return MessageBatch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
+
+
+def _array(
+    name: str, kind: pa.DataType, length: int, columns: Mapping[str, Sequence[Any]]
+) -> pa.Array:
+    given = columns.get(name)
+    if given is not None:
+        return pa.array(given, kind, size=length)
+    if name in _ZERO:
+        return pa.repeat(pa.scalar(0, kind), length)
+    if name in _FIXED:
+        return pa.repeat(pa.scalar(0.0, kind), length)
+    if name == "delivery_count":
+        return pa.repeat(pa.scalar(1, kind), length)
+    return pa.nulls(length, kind)

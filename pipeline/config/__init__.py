@@ -1,0 +1,52 @@
+"""The configuration: its models, reading and writing it, and finding what its paths name.
+
+Example:
+    >>> from pipeline.config import parse
+    >>> config = parse('''
+    ... name: shop
+    ... connections: {main: {provider: memory}}
+    ... queues: {orders: {connection: main, fifo: true}}
+    ... ''')
+    >>> config.queues["orders"].session_mode
+    'native'
+"""
+
+from pipeline.config.load import dump, load, parse, resolved
+from pipeline.config.models import (
+    Batch,
+    CallRetry,
+    Credit,
+    Drain,
+    HandlerRetry,
+    Log,
+    MemoryConnection,
+    MemoryQueue,
+    PipelineConfig,
+    RayConfig,
+    RuntimeConfig,
+    StateConfig,
+    Timeouts,
+)
+from pipeline.config.objects import import_exception, import_object
+
+__all__ = [
+    "Batch",
+    "CallRetry",
+    "Credit",
+    "Drain",
+    "HandlerRetry",
+    "Log",
+    "MemoryConnection",
+    "MemoryQueue",
+    "PipelineConfig",
+    "RayConfig",
+    "RuntimeConfig",
+    "StateConfig",
+    "Timeouts",
+    "dump",
+    "import_exception",
+    "import_object",
+    "load",
+    "parse",
+    "resolved",
+]

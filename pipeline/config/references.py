@@ -1,0 +1,74 @@
+"""What one part of a configuration asks of another: names that exist, settings that agree.
+
+It reads plain mappings, whatever is wrong with them, so that a file with a misspelt key in one
+place and a wrong name in another is told of both at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong: where, what is allowed, and the value that was given."""
+
+    path: tuple[str | int, ...]
+    text: str
+    value: object = None
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value if it is a mapping, else an empty one: that it is none is told elsewhere."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def closest(word: object, known: list[str]) -> str:
+    """The hint `did you mean …? ` when a known word is close to the one given, else nothing."""
+    found = get_close_matches(str(word), known, n=1)
+    return f"did you mean {found[0]}? " if found else ""
+
+
+def broken_references(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Find the names that name nothing and the settings that can't go together.
+
+    Args:
+        data: a whole configuration as plain mappings, valid or not.
+    """
+    connections, queues = mapping(data.get("connections")), mapping(data.get("queues"))
+    for name, queue in queues.items():
+        if isinstance(queue, Mapping):
+            given = queue.get("connection")
+            yield from _unnamed(("queues", name, "connection"), given, connections, "connections")
+    for name, pipeline in mapping(data.get("pipelines")).items():
+        given = mapping(pipeline).get("queue")
+        if given is None:
+            continue  # a missing key is found by the model
+        yield from _unnamed(("pipelines", name, "queue"), given, queues, "queues")
+        if isinstance(given, str):
+            yield from _unordered(name, given, mapping(queues.get(given)))
+
+
+def _unnamed(
+    path: tuple[str, ...], given: object, named: Mapping[str, Any], section: str
+) -> Iterator[Problem]:
+    known = [str(name) for name in named]
+    if isinstance(given, str) and given in known:
+        return
+    what = "missing: name one of" if given is None else f"{closest(given, known)}must be one of"
+    yield Problem(path, f"{what} the {section}: {', '.join(known) or '(none is named)'}", given)
+
+
+def _unordered(pipeline: str, name: str, queue: Mapping[str, Any]) -> Iterator[Problem]:
+    """SPEC P4: asking for order without sessions fails, unless the file says otherwise."""
+    if queue.get("fifo") is not True or queue.get("sessions") != "none":
+        return
+    if queue.get("on_unsupported_sessions", "fail") != "fail":
+        return
+    yield Problem(
+        ("queues", name, "sessions"),
+        f"a fifo queue needs sessions, and pipeline {pipeline} reads this one: must be native or "
+        "groups, or set on_unsupported_sessions: unordered to do without order",
+        "none",
+    )

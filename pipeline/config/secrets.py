@@ -1,0 +1,72 @@
+"""Which key names hold secrets, and showing a value without them.
+
+No configuration key takes a secret in clear. One written there all the same is refused, and neither
+the refusal nor anything else prints it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from pipeline.errors import mask_secrets
+
+MASK = "***"
+_SHOWN = 80
+
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+_SECRET = re.compile(
+    r" (password|passwd|pwd|passphrase|secrets?|token|credentials?|sas|sig|signature"
+    r"|connection ?string|(access|account|api|private) ?key) "
+)
+_USER_INFO = re.compile(r"://[^/@\s]+@")
+
+
+def looks_secret(key: str) -> bool:
+    """Say whether a key's name announces a secret, in any of the usual spellings.
+
+    It judges words, not substrings: `signal` and `design` hold no signature.
+
+    Example:
+        >>> looks_secret("SharedAccessKey"), looks_secret("aws_secret_access_key")
+        (True, True)
+        >>> looks_secret("designer"), looks_secret("max_messages")
+        (False, False)
+    """
+    return _SECRET.search(f" {' '.join(_WORDS.findall(key)).lower()} ") is not None
+
+
+def masked(text: str) -> str:
+    """The text without what looks like `key=secret`, and without the user of an address.
+
+    Example:
+        >>> masked("amqps://me:pw@host/?sig=abc")
+        'amqps://***@host/?sig=***'
+    """
+    return _USER_INFO.sub(f"://{MASK}@", mask_secrets(text))
+
+
+def shown(path: Sequence[object], value: object) -> str:
+    """A value of a configuration as an error may show it: masked, on one line, cut.
+
+    Args:
+        path: the keys that lead to it; the last one hides the value when it looks like a secret's
+            (those before it may be names somebody chose: a queue called `tokens`).
+        value: what was given; of a mapping or a list only the kind is told, not what is inside.
+
+    Example:
+        >>> shown(("connections", "main", "password"), "hunter2")
+        '***'
+        >>> shown(("retry", "factor"), True)
+        'true'
+    """
+    if path and looks_secret(str(path[-1])):
+        return MASK
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, (list, tuple, set, bytes)):
+        return f"a value of type {type(value).__name__}"
+    text = masked(repr(value))
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -1,0 +1,382 @@
+"""What a user imports to write a handler: `handler`, `Context`, `Retry`, `Reject`, `States`.
+
+A handler is a function, or a class with `__call__` (one object an actor, made there), sync or
+async. Its parameters are found by their annotations: `Context`, the state's type, `MessageBatch`
+and `States` name themselves; the one that is left is the body, given as its annotation says.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import TypeAdapter
+
+from pipeline.batch import MessageBatch
+from pipeline.errors import ConfigurationError, ValidationError
+from pipeline.message import Delivery, Message
+from pipeline.names import QueueName, SessionId
+
+
+class Retry(Exception):
+    """Return or raise it: handle this message again after a delay. It counts as an attempt.
+
+    Args:
+        delay: seconds to wait; None leaves it to the retry policy.
+
+    Example:
+        >>> Retry(2.5).delay
+        2.5
+    """
+
+    def __init__(self, delay: float | None = None) -> None:
+        if delay is not None and not (isinstance(delay, (int, float)) and delay >= 0):
+            raise ValidationError("Retry.delay", "must be 0 or more seconds", delay)
+        super().__init__(delay)
+        self.delay = delay
+
+
+class Reject(Exception):
+    """Return or raise it: dead-letter this message now, without another attempt.
+
+    Args:
+        reason: why, in words; it stands in the dead letter's description.
+
+    Example:
+        >>> Reject("no such aircraft").reason
+        'no such aircraft'
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Outgoing(Protocol):
+    """Where a context's outgoing messages are checked and kept until the commit."""
+
+    def check(self, queue: str, message: Message) -> None:
+        """Raise `QueueNotFound`, `ValidationError` or `MessageTooLarge` when it can't be sent."""
+
+
+class Context:
+    """What a handler may know and do beside its message.
+
+    `delivery` is the message with all it came with; `attempt` is 1 at the first run; `fence` only
+    grows for a session: give it to a database of your own so that it can refuse an old run.
+    `lock_lost` turns True when the message's lock ended while you run: what you commit will be
+    refused. `stopping` turns True when the runtime waits for you to end.
+
+    Example:
+        >>> from pipeline.testing import run
+        >>> @handler
+        ... def count(body: bytes, context: Context) -> None:
+        ...     context.send("audit", Message(body))
+        >>> [str(sent.queue) for sent in run(count, [Message(b"x")]).sent]
+        ['audit']
+    """
+
+    __slots__ = ("_batch", "_outgoing", "_row", "_signals", "attempt", "ended", "fence", "outbox")
+
+    def __init__(
+        self,
+        batch: MessageBatch,
+        row: int,
+        attempt: int,
+        fence: int,
+        outgoing: Outgoing | None,
+        signals: Signals,
+    ) -> None:
+        self._batch = batch
+        self._row = row
+        self._outgoing = outgoing
+        self._signals = signals
+        self.attempt = attempt
+        self.fence = fence
+        self.ended = False
+        self.outbox: list[tuple[int, str, Message]] | None = None
+
+    @property
+    def delivery(self) -> Delivery:
+        """The message being handled; of a batch handler, the batch's first."""
+        return self._signals.delivery(self._batch, self._row)
+
+    @property
+    def lock_lost(self) -> bool:
+        """True once the lock ended: another receiver may already have the message."""
+        return self._signals.lost(self._batch, self._row)
+
+    @property
+    def stopping(self) -> bool:
+        """True once the runtime asks the handler to end soon (drain, time-out)."""
+        return self._signals.stopping
+
+    def end_session(self) -> None:
+        """Delete the session's state when this message is committed; the next one starts anew."""
+        self.ended = True
+
+    def send(self, queue: str, message: Message, *, row: int = 0) -> None:
+        """Send a message after the state is committed and before this message is completed.
+
+        Its id is derived from this message's, so that a repeat is the same message.
+
+        Args:
+            queue: a queue of the configuration.
+            message: what to send; its id is replaced.
+            row: in a batch handler, the row that causes it.
+
+        Raises:
+            QueueNotFound: the configuration names no such queue.
+            ValidationError: the queue orders its messages and this one has no session.
+            MessageTooLarge: it is larger than the queue takes.
+        """
+        name = QueueName(queue)
+        if self._outgoing is not None:
+            self._outgoing.check(name, message)
+        if self.outbox is None:
+            self.outbox = []
+        self.outbox.append((row, name, message))
+
+
+class Signals:
+    """What the runtime tells a running handler; one object a handler actor."""
+
+    def __init__(self, queue: QueueName | None = None) -> None:
+        self.stopping = False
+        self.queue = queue
+        self._lost: dict[str, int] = {}
+
+    def delivery(self, batch: MessageBatch, row: int) -> Delivery:
+        """The row as a delivery of this pipeline's queue."""
+        return Delivery(batch, row, self.queue)
+
+    def lose(self, session: str, holding: int) -> None:
+        """The lock on this holding, and on every older one of the session, ended."""
+        self._lost[session] = max(holding, self._lost.get(session, holding))
+
+    def forget(self, session: str) -> None:
+        """No row of the session is here any more."""
+        self._lost.pop(session, None)
+
+    def lost(self, batch: MessageBatch, row: int) -> bool:
+        """Whether the row's lock ended."""
+        if not self._lost:
+            return False
+        holding: int = batch.values("holding")[row]
+        keys = (batch.values("session")[row], batch.provider_ids()[row])
+        return any(self._lost.get(key, -1) >= holding for key in keys)
+
+
+class States(Mapping[SessionId, Any]):
+    """A batch handler's states: session to state, changed in place; kept as H1 says.
+
+    Example:
+        >>> States({"a": {"n": 1}})[SessionId("a")]
+        {'n': 1}
+    """
+
+    __slots__ = ("_states",)
+
+    def __init__(self, states: dict[str, Any]) -> None:
+        self._states = states
+
+    def __getitem__(self, session: str) -> Any:
+        return self._states[session]
+
+    def __iter__(self) -> typing.Iterator[SessionId]:
+        return (SessionId.trusted(session) for session in self._states)
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A user's handler with what the runtime has to know of it; `handler` makes it.
+
+    Args:
+        function: the user's function or class.
+        state: the state's type, or None.
+        batch: whether it takes a whole batch.
+        asynchronous: whether it has to be awaited.
+        arguments: what its parameters stand for, in their order.
+        body: the body's type, or None where it takes none.
+        name: how errors and dead letters call it.
+
+    Example:
+        >>> @handler
+        ... def on_text(body: str) -> None: ...
+        >>> on_text.name, on_text.arguments, on_text.batch
+        ('on_text', ('body',), False)
+    """
+
+    function: Callable[..., Any]
+    state: type[Any] | None
+    batch: bool
+    asynchronous: bool
+    arguments: tuple[str, ...]
+    body: Any
+    name: str
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Call the user's function directly, as a test of it may."""
+        return self.function(*arguments, **named)
+
+
+_RAW = (bytes, str, Delivery)
+
+
+@typing.overload
+def handler(function: Callable[..., Any], /) -> Handler: ...
+@typing.overload
+def handler(
+    *, state: type[Any] | None = None, batch: bool = False
+) -> Callable[[Callable[..., Any]], Handler]: ...
+def handler(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    state: type[Any] | None = None,
+    batch: bool = False,
+) -> Handler | Callable[[Callable[..., Any]], Handler]:
+    """Make a handler of a function or of a class with `__call__`; sync or async.
+
+    What it returns decides (SPEC H2): nothing completes the message; `Retry(delay)`, returned or
+    raised, handles it again; `Reject(reason)` dead-letters it; any other exception is retried by
+    the pipeline's policy, then dead-lettered. A batch handler returns a list with one of these
+    (None completes) a row, or None when all are complete.
+
+    Args:
+        function: what to decorate, when used without parentheses.
+        state: a type that is made without arguments (pydantic model, dataclass, dict …): one object
+            a session, given to the handler and changed in place. Needs a `fifo` queue.
+        batch: True to get a whole `MessageBatch` at once, and with a state a `States`.
+
+    Raises:
+        ConfigurationError: a parameter can't be told, or the state can't be made or serialised.
+
+    Example:
+        >>> @handler(state=dict)
+        ... def tally(body: str, state: dict, context: Context) -> None:
+        ...     state[body] = state.get(body, 0) + 1
+        >>> tally.arguments, tally.asynchronous
+        (('body', 'state', 'context'), False)
+    """
+
+    def decorate(target: Callable[..., Any]) -> Handler:
+        return _describe(target, state, batch=batch)
+
+    return decorate if function is None else decorate(function)
+
+
+def _describe(target: Callable[..., Any], state: type[Any] | None, *, batch: bool) -> Handler:
+    name = getattr(target, "__qualname__", repr(target))
+    call = target
+    if inspect.isclass(target):
+        call = target.__call__
+        if inspect.isdatadescriptor(call) or not inspect.isfunction(call):
+            raise ConfigurationError(
+                f"handler {name}: a handler class needs a __call__ method; add one"
+            )
+    if not callable(target):
+        raise ConfigurationError(f"handler {name}: is not callable; decorate a function or class")
+    if state is not None:
+        _check_state(name, state)
+    parameters = [
+        parameter
+        for parameter in inspect.signature(call).parameters.values()
+        if parameter.kind
+        in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    if inspect.isclass(target):
+        parameters = parameters[1:]
+    hints = _hints(call)
+    arguments, body = _arguments(name, parameters, hints, state, batch=batch)
+    return Handler(
+        target, state, batch, inspect.iscoroutinefunction(call), tuple(arguments), body, name
+    )
+
+
+def _hints(call: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(call)
+    except Exception:  # noqa: BLE001 - a name only the user's function can see: positions decide
+        return {}
+
+
+def _arguments(
+    name: str,
+    parameters: list[inspect.Parameter],
+    hints: dict[str, Any],
+    state: type[Any] | None,
+    *,
+    batch: bool,
+) -> tuple[list[str], Any]:
+    known: dict[Any, str] = {Context: "context", MessageBatch: "rows", States: "states"}
+    if state is not None and not batch:
+        known[state] = "state"
+    order = ["rows", "states", "context"] if batch else ["body", "state", "context"]
+    if state is None:
+        order.pop(1)
+    arguments: list[str] = []
+    body: Any = None
+    for parameter in parameters:
+        hint = hints.get(parameter.name, inspect.Parameter.empty)
+        kind = known.get(hint) if _hashable(hint) else None
+        if kind is None:
+            kind = _by_position(parameter, hint, order, arguments, batch=batch)
+        if kind is None or kind in arguments or kind not in order:
+            raise ConfigurationError(
+                f"handler {name}: can't tell what to give for parameter {parameter.name!r}; "
+                f"its parameters may be {', '.join(order)}, each once, annotated with their types"
+            )
+        if kind == "body":
+            body = bytes if hint is inspect.Parameter.empty else hint
+        arguments.append(kind)
+    if body is not None and body not in _RAW:
+        _adapter(name, "body", body)
+    return arguments, body
+
+
+def _by_position(
+    parameter: inspect.Parameter,
+    hint: Any,
+    order: list[str],
+    arguments: list[str],
+    *,
+    batch: bool,
+) -> str | None:
+    if parameter.name in ("context", "state", "states", "rows"):
+        return parameter.name
+    if not batch and "body" not in arguments:
+        return "body"
+    if hint is not inspect.Parameter.empty:
+        return None
+    return next((kind for kind in order if kind not in arguments), None)
+
+
+def _hashable(value: object) -> bool:
+    return getattr(type(value), "__hash__", None) is not None
+
+
+def _adapter(name: str, what: str, kind: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(kind)
+    except Exception as error:
+        raise ConfigurationError(
+            f"handler {name}: pydantic can't read or write its {what} type {kind!r}: {error}"
+        ) from error
+
+
+def _check_state(name: str, state: type[Any]) -> None:
+    adapter = _adapter(name, "state", state)
+    try:
+        adapter.validate_json(adapter.dump_json(state()))
+    except Exception as error:
+        raise ConfigurationError(
+            f"handler {name}: its state type {state!r} must be made without arguments and "
+            f"survive JSON (give every field a default): {error}"
+        ) from error

@@ -1,0 +1,209 @@
+"""One run of a user's handler on one message: what it is given, and what its result means.
+
+It owns the reading of bodies, the writing of states and the verdict on a result (SPEC H2, H5). It
+knows nothing of sessions, batches between actors or settlement.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import socket
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic import ValidationError as PydanticError
+
+from pipeline.batch import MessageBatch
+from pipeline.errors import mask_secrets
+from pipeline.handlers.api import Context, Handler, Reject, Retry, Signals
+from pipeline.message import Delivery
+from pipeline.outcomes import Reason
+from pipeline.retry import RetryPolicy
+
+_DESCRIPTION = 4096
+_MESSAGE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """A handler's call that ended with an exception."""
+
+    error: BaseException
+
+
+class InvalidBody(Exception):
+    """The body is not what the handler takes; the validation error is the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a result that isn't success means.
+
+    Args:
+        retry: seconds to wait before it is handled again; None: it is dead-lettered.
+        reason: the dead letter's code.
+        error: what it failed with, if anything.
+        words: the user's reason of a rejection.
+    """
+
+    retry: float | None
+    reason: str = ""
+    error: BaseException | None = None
+    words: str = ""
+
+
+class StateCodec:
+    """Makes, writes and reads a handler's state."""
+
+    def __init__(self, kind: type[Any]) -> None:
+        self.new = kind
+        adapter: TypeAdapter[Any] = TypeAdapter(kind)
+        # A value that doesn't fit its field is an error now, not when the state is read again.
+        self.dump: Callable[[Any], bytes] = partial(adapter.dump_json, warnings="error")
+        self.load: Callable[[bytes], Any] = adapter.validate_json
+
+
+class Runner:
+    """Runs one handler; one object a handler actor.
+
+    Args:
+        handler: what `@handler` made.
+        retry: the attempts and delays (H5).
+        exceptions: kind of exception, its subclasses too, to "retry" or "reject".
+        signals: what running code is told.
+        chance: gives the jitter.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        retry: RetryPolicy,
+        exceptions: Mapping[type[BaseException], str],
+        signals: Signals,
+        chance: Callable[[], float],
+    ) -> None:
+        self.handler = handler
+        self.signals = signals
+        self.codec = None if handler.state is None else StateCodec(handler.state)
+        self._retry = retry
+        self._exceptions = exceptions
+        self._chance = chance
+        function = handler.function
+        made: Any = function() if inspect.isclass(function) else function
+        self.call: Callable[..., Any] = made
+        self._read = _reader(handler.body)
+        self._order = handler.arguments
+
+    def arguments(
+        self, batch: MessageBatch, row: int, state: Any, context: Context
+    ) -> tuple[Any, ...]:
+        """What the user's function is called with for one message.
+
+        Raises:
+            InvalidBody: the body is not what the handler takes.
+        """
+        given = []
+        for kind in self._order:
+            if kind == "body":
+                given.append(self._body(batch, row))
+            else:
+                given.append(state if kind == "state" else context)
+        return tuple(given)
+
+    def batch_arguments(self, rows: MessageBatch, states: Any, context: Context) -> tuple[Any, ...]:
+        """What a batch handler is called with."""
+        known = {"rows": rows, "states": states, "context": context}
+        return tuple(known[kind] for kind in self._order)
+
+    def _body(self, batch: MessageBatch, row: int) -> Any:
+        if self.handler.body is Delivery:
+            return self.signals.delivery(batch, row)
+        try:
+            return self._read(batch.values("body")[row])
+        except (PydanticError, UnicodeDecodeError) as error:
+            raise InvalidBody from error
+
+    def verdict(self, result: Any, attempt: int) -> Verdict | None:
+        """What a result means; None is success.
+
+        Args:
+            result: what the call returned, or `Raised`.
+            attempt: which attempt this was, 1 the first.
+        """
+        if isinstance(result, Raised):
+            result = result.error
+            if isinstance(result, InvalidBody):
+                return Verdict(None, Reason.INVALID_BODY, result.__cause__)
+        if isinstance(result, Reject):
+            return Verdict(None, Reason.REJECTED, words=result.reason)
+        if isinstance(result, Retry):
+            return self._again(attempt, result, result.delay)
+        if isinstance(result, BaseException):
+            if self._rule(result) == "reject":
+                return Verdict(None, Reason.REJECTED, result)
+            return self._again(attempt, result, None)
+        return None
+
+    def _again(self, attempt: int, error: BaseException, delay: float | None) -> Verdict:
+        if attempt >= self._retry.max_attempts:
+            return Verdict(None, Reason.ATTEMPTS, error)
+        if delay is None:
+            delay = self._retry.delay(attempt, self._chance())
+        return Verdict(delay, error=error)
+
+    def _rule(self, error: BaseException) -> str:
+        kinds = type(error).__mro__
+        return next((self._exceptions[kind] for kind in kinds if kind in self._exceptions), "retry")
+
+    def describe(self, verdict: Verdict, attempts: int, first_at: float, last_at: float) -> str:
+        """A dead letter's description: compact JSON, identifiers first, the stack last, cut."""
+        facts: dict[str, Any] = {
+            "handler": self.handler.name,
+            "attempts": attempts,
+            "first_failure": round(first_at, 3),
+            "last_failure": round(last_at, 3),
+            "host": socket.gethostname(),
+        }
+        if verdict.words:
+            facts["reason"] = verdict.words[:_MESSAGE]
+        if verdict.error is not None:
+            facts["error"] = type(verdict.error).__qualname__
+            facts["message"] = mask_secrets(str(verdict.error))[:_MESSAGE]
+            facts["stack"] = mask_secrets(
+                "".join(traceback.format_exception(verdict.error, limit=-4))
+            )
+        text = _compact(facts)
+        if len(text) > _DESCRIPTION and "stack" in facts:
+            over = len(text) - _DESCRIPTION
+            facts["stack"] = facts["stack"][over + 64 :]
+            text = _compact(facts)
+            while len(text) > _DESCRIPTION and facts["stack"]:
+                facts["stack"] = facts["stack"][len(facts["stack"]) // 2 + 1 :]
+                text = _compact(facts)
+        return text
+
+
+def _compact(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, separators=(",", ":"), ensure_ascii=False)
+
+
+def _reader(body: Any) -> Callable[[bytes], Any]:
+    if body is None or body is bytes or body is Delivery:
+        return _as_it_is
+    if body is str:
+        return _text
+    adapter: TypeAdapter[Any] = TypeAdapter(body)
+    return adapter.validate_json
+
+
+def _as_it_is(body: bytes) -> bytes:
+    return body
+
+
+def _text(body: bytes) -> str:
+    return body.decode()

@@ -1,0 +1,150 @@
+"""The ledger: every delivery a receiver holds, from its receipt to its one end.
+
+Rows are numbered as they come; those of one receive form a lot, kept as lists side by side, so that
+no object is made per message. The ledger decides nothing about order (that is `turns`) and calls
+nobody: it knows what is in hand, what is being settled, and that nothing ends twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ValidationError
+
+if TYPE_CHECKING:
+    from pipeline.turns import Turns
+
+_WIDTH = 16
+MOST_ROWS = 1 << _WIDTH
+_MASK = MOST_ROWS - 1
+
+IN_HAND = 0
+SETTLING = 1
+LOST = 2
+ENDED = 3
+
+
+class Lot:
+    """The rows of one receive; row `base + i` stands at place `i` of every list."""
+
+    __slots__ = (
+        "base",
+        "enqueued",
+        "holding",
+        "ids",
+        "open",
+        "receipts",
+        "sequences",
+        "sizes",
+        "states",
+        "turns",
+    )
+
+    def __init__(
+        self,
+        base: int,
+        receipts: Sequence[Any],
+        turns: Sequence[Turns | None],
+        sequences: Sequence[int],
+        sizes: Sequence[int],
+        enqueued: Sequence[float],
+        ids: Sequence[str],
+        holding: int,
+    ) -> None:
+        self.base = base
+        self.receipts = receipts
+        self.turns = turns
+        self.sequences = sequences
+        self.sizes = sizes
+        self.enqueued = enqueued
+        self.ids = ids
+        self.holding = holding
+        self.states = bytearray(len(receipts))
+        self.open = len(receipts)
+
+    def unsettled(self) -> list[int]:
+        """The rows whose lock still matters: in hand or being settled."""
+        return [self.base + at for at, state in enumerate(self.states) if state <= SETTLING]
+
+
+class Ledger:
+    """All lots of one receiver. Every method is synchronous."""
+
+    def __init__(self) -> None:
+        self._lots: dict[int, Lot] = {}
+        self._number = 0
+        self.open = 0
+
+    def admit(
+        self,
+        receipts: Sequence[Any],
+        turns: Sequence[Turns | None],
+        sequences: Sequence[int],
+        sizes: Sequence[int],
+        enqueued: Sequence[float],
+        ids: Sequence[str] = (),
+        holding: int = 0,
+    ) -> Lot:
+        """Take in the rows of one receive (at most `MOST_ROWS`).
+
+        `turns` has None, and `ids` and `holding` are given, where messages have no order.
+        """
+        if len(receipts) > MOST_ROWS:
+            raise ValidationError("receive", f"brings at most {MOST_ROWS} rows", len(receipts))
+        base = self._number << _WIDTH
+        lot = Lot(base, receipts, turns, sequences, sizes, enqueued, ids, holding)
+        self._number += 1
+        if receipts:
+            self._lots[lot.base >> _WIDTH] = lot
+            self.open += len(receipts)
+        return lot
+
+    def find(self, row: int) -> tuple[Lot, int]:
+        """The row's lot and its place there."""
+        return self._lots[row >> _WIDTH], row & _MASK
+
+    def lot(self, base: int) -> Lot | None:
+        """The lot that begins at this row, while it has rows."""
+        return self._lots.get(base >> _WIDTH)
+
+    @staticmethod
+    def base(row: int) -> int:
+        """Where the row's lot begins."""
+        return row & ~_MASK
+
+    def state(self, row: int) -> int:
+        """IN_HAND, SETTLING, LOST or ENDED."""
+        lot = self._lots.get(row >> _WIDTH)
+        return ENDED if lot is None else lot.states[row & _MASK]
+
+    def settle(self, row: int) -> bool:
+        """Begin to settle a row in hand; False when its lock was lost meanwhile."""
+        lot, place = self.find(row)
+        state = lot.states[place]
+        if state == IN_HAND:
+            lot.states[place] = SETTLING
+            return True
+        if state != LOST:
+            raise ValidationError("outcome", "must come once a delivery", row)
+        return False
+
+    def lose(self, row: int) -> bool:
+        """The lock on this row ended; True when that was news."""
+        lot, place = self.find(row)
+        if lot.states[place] > SETTLING:
+            return False
+        lot.states[place] = LOST
+        return True
+
+    def end(self, row: int) -> int:
+        """The row has come to its one end; returns its bytes."""
+        lot, place = self.find(row)
+        if lot.states[place] == ENDED:
+            raise ValidationError("delivery", "must end once", row)
+        lot.states[place] = ENDED
+        lot.open -= 1
+        self.open -= 1
+        if not lot.open:
+            del self._lots[row >> _WIDTH]
+        return lot.sizes[place]

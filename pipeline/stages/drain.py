@@ -1,0 +1,161 @@
+"""Shutdown: one numbered sequence (SPEC F6), over ports, so that it is tested step by step.
+
+Workers stop before the receivers that keep their locks alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+_log = logging.getLogger("queue_runtime.drain")
+_ANSWER = 10.0
+"""Seconds that a step that needs no user code may take before it is given up."""
+
+T = TypeVar("T")
+
+
+class ReceiverControl(Protocol):
+    """A receiver as the drain sees it."""
+
+    async def stop_receiving(self) -> None:
+        """No new receive."""
+
+    async def idle(self) -> None:
+        """Return when nothing is in hand."""
+
+    async def close(self) -> int:
+        """Give back what can be; returns how many messages had no outcome."""
+
+
+class RouterControl(Protocol):
+    """A router as the drain sees it."""
+
+    async def drain(self) -> None:
+        """What has not gone to a handler comes back."""
+
+
+class HandlerControl(Protocol):
+    """A handler as the drain sees it."""
+
+    async def drain(self) -> None:
+        """No row begins any more."""
+
+    async def stop_running(self) -> None:
+        """Cancel async handlers, tell sync ones."""
+
+    async def close(self) -> None:
+        """Send what was sent, close what is open."""
+
+    async def kill(self) -> None:
+        """End its process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long the steps may take, in seconds.
+
+    Args:
+        release: to give back what nobody works on.
+        running: for running messages to finish.
+        cancel: for cancelled ones to end, before their actors are killed.
+    """
+
+    release: float = 1.0
+    running: float = 30.0
+    cancel: float = 10.0
+
+
+@dataclass(slots=True)
+class Drained:
+    """How a drain went.
+
+    Args:
+        left: messages whose end is left to lock expiry.
+        killed: handler actors that had to be killed.
+        steps: the steps, in order.
+        errors: what went wrong on the way.
+    """
+
+    left: int = 0
+    killed: int = 0
+    steps: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing had to be left to lock expiry."""
+        return not self.left and not self.killed
+
+
+async def drain(
+    receivers: Sequence[ReceiverControl],
+    routers: Sequence[RouterControl],
+    handlers: Sequence[HandlerControl],
+    limits: Limits,
+) -> Drained:
+    """Stop one pipeline so that nothing is lost; the steps are those of SPEC F6."""
+    report = Drained()
+
+    async def step(name: str, calls: Sequence[Awaitable[T]], limit: float) -> list[T]:
+        report.steps.append(name)
+        return await _all(name, calls, limit, report)
+
+    await step(
+        "1 no new receive",
+        [receiver.stop_receiving() for receiver in receivers],
+        limits.release + _ANSWER,
+    )
+    await step(
+        "2 rows not begun come back",
+        [part.drain() for part in (*routers, *handlers)],
+        limits.release + _ANSWER,
+    )
+    if not await _idle(receivers, limits.running, "3 running messages finish", report):
+        await step(
+            "4 running messages are cancelled",
+            [handler.stop_running() for handler in handlers],
+            _ANSWER,
+        )
+        if not await _idle(receivers, limits.cancel, "4 cancelled messages end", report):
+            # Whose message it is that does not end isn't known here: none of them ends by itself.
+            await step("4 handlers are killed", [handler.kill() for handler in handlers], _ANSWER)
+            report.killed = len(handlers)
+    left = await step("5 sessions are given back", [one.close() for one in receivers], _ANSWER)
+    report.left = sum(left)
+    if not report.killed:
+        await step("5 handlers close", [handler.close() for handler in handlers], _ANSWER)
+    report.steps.append("6 report")
+    return report
+
+
+async def _idle(
+    receivers: Sequence[ReceiverControl], limit: float, name: str, report: Drained
+) -> bool:
+    report.steps.append(name)
+    try:
+        async with asyncio.timeout(limit):
+            await asyncio.gather(*(receiver.idle() for receiver in receivers))
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _all(name: str, calls: Sequence[Awaitable[T]], limit: float, report: Drained) -> list[T]:
+    """Make all calls of a step; one that fails or hangs must not keep the others from ending."""
+
+    async def one(call: Awaitable[T]) -> T | None:
+        try:
+            async with asyncio.timeout(limit):
+                return await call
+        except Exception as error:  # noqa: BLE001 - the drain goes on whatever happens
+            told = f"{name}: {type(error).__name__}: {error}"
+            report.errors.append(told)
+            _log.warning("drain: %s", told)
+            return None
+
+    answers = await asyncio.gather(*(one(call) for call in calls))
+    return [answer for answer in answers if answer is not None]

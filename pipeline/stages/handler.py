@@ -1,0 +1,498 @@
+"""The handler: one session's rows one at a time, state and outbox committed, then the outcomes.
+
+It owns the lanes (a queue a session), who works on them, and the order commit, send, publish
+(DESIGN laws 2 and 5). What a row's result means is `stints`' and `handlers.run`'s; where user code
+runs is its `Hands`'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from pipeline.admission import Admission
+from pipeline.batch import MessageBatch
+from pipeline.clock import Clock
+from pipeline.errors import QueueError
+from pipeline.handlers.api import Handler, Outgoing, Signals
+from pipeline.handlers.run import Runner
+from pipeline.names import QueueName
+from pipeline.outcomes import Kind, Outcome, OutcomeBook, Part
+from pipeline.retry import RetryPolicy
+from pipeline.stages.calls import Header
+from pipeline.stages.outbox import Outbox, SendMany
+from pipeline.stages.stints import (
+    Calls,
+    Lane,
+    Place,
+    Run,
+    Stint,
+    Surroundings,
+    one_by_one,
+    whole_batch,
+)
+from pipeline.stages.workers import Hands, drive_async, drive_sync
+from pipeline.state.port import StateStore
+
+_log = logging.getLogger("queue_runtime.handle")
+PART = 0.05
+"""Seconds of running after which known outcomes go back (DESIGN law 2)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerSettings:
+    """What a handler actor is configured with.
+
+    Args:
+        queue: the queue its messages come from.
+        ordered: whether sessions are kept in order.
+        retry: attempts and delays of the handler (H5).
+        exceptions: kind of exception, its subclasses too, to "retry" or "reject".
+        timeout: seconds one call of an async handler may take.
+        concurrency: how many sessions an async handler runs at once.
+        threads: how many threads a sync handler has.
+        batch_rows: the most rows a batch handler gets at once.
+        states: how many sessions' states are kept read.
+    """
+
+    queue: QueueName
+    ordered: bool
+    retry: RetryPolicy = field(
+        default_factory=lambda: RetryPolicy(5, 1.0, 300.0, 2.0, jitter="half")
+    )
+    exceptions: dict[type[BaseException], str] = field(default_factory=dict)
+    timeout: float = 300.0
+    concurrency: int = 64
+    threads: int = 1
+    batch_rows: int = 4096
+    states: int = 50_000
+
+
+class HandlerCore:
+    """The core of `HandlerActor`.
+
+    Args:
+        settings: what it is configured with.
+        handler: the user's.
+        store: where states are kept.
+        hands: where user code runs.
+        clock: calendar time and chance.
+        monotonic: seconds that only grow, callable from any thread.
+        outgoing: checks what handlers send; None: handlers can't send.
+        send: sends to a queue; None: handlers can't send.
+        fatal: told of a defect after which this handler can't go on.
+    """
+
+    def __init__(
+        self,
+        settings: HandlerSettings,
+        handler: Handler,
+        store: StateStore,
+        hands: Hands,
+        clock: Clock,
+        monotonic: Callable[[], float],
+        outgoing: Outgoing | None = None,
+        send: SendMany | None = None,
+        fatal: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._hands = hands
+        self._monotonic = monotonic
+        self._fatal = fatal
+        self.signals = Signals(settings.queue)
+        self._runner = Runner(
+            handler, settings.retry, settings.exceptions, self.signals, clock.random
+        )
+        self._cached: OrderedDict[str, tuple[int, Any]] = OrderedDict()
+        self._here = Surroundings(
+            self._runner, settings.ordered, outgoing, clock.now, False, self._cached, self._warn
+        )
+        self._outbox = Outbox(store, send, settings.retry, clock)
+        self._by_session = settings.ordered or handler.state is not None
+        self._admission = Admission()
+        self._books: dict[tuple[str, int], OutcomeBook] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._ready: deque[Lane] = deque()
+        self._free = settings.concurrency if handler.asynchronous else settings.threads
+        self._finished: deque[tuple[list[Stint], int]] = deque()
+        self._work = asyncio.Event()
+        self._done = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._sends: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
+        self.busy = 0
+        self.counts = {
+            "handled": 0,
+            "failed": 0,
+            "repeats": 0,
+            "unexpected_sequences": 0,
+            "runs": 0,
+        }
+
+    # ---------------------------------------------------------------- life
+
+    async def start(self) -> None:
+        """Open the store and begin."""
+        if not self._tasks:
+            await self._store.start()
+            await self._user("start")
+            self._tasks = [self._loop(self._feed()), self._loop(self._collect())]
+
+    async def drain(self) -> None:
+        """Drain 2: no row begins any more; those that wait come back."""
+        self._here.draining = True
+        for lane in list(self._lanes.values()):
+            if not lane.busy:
+                self._release_queue(lane)
+                self._forget(lane)
+        self._ready.clear()
+
+    async def stop_running(self) -> None:
+        """Drain 4: cancel async handlers, tell sync ones."""
+        self.signals.stopping = True
+        await self._hands.on_user_loop(self._cancel)
+
+    async def close(self) -> None:
+        """Drain 5: everything sent; then the user's `close`, and the store's."""
+        while self._sends:
+            await asyncio.wait(list(self._sends))
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+            await self._user("close")
+        self._tasks = []
+        await self._store.close()
+
+    def stats(self) -> dict[str, int]:
+        """Plain counters."""
+        waiting = sum(len(lane.queue) for lane in list(self._lanes.values()))
+        return self.counts | {
+            "waiting": waiting,
+            "running": self.busy,
+            "unsent": self._outbox.waiting,
+            "sent": self._outbox.sent,
+        }
+
+    async def states(self) -> dict[str, bytes]:
+        """Every session's state as JSON."""
+        return {key: state async for key, state in self._store.states()}
+
+    async def _user(self, method: str) -> None:
+        """Call the user's `start` or `close`, if a handler class has one."""
+        found = getattr(self._runner.call, method, None)
+        if found is not None and inspect.isclass(self._runner.handler.function):
+            answer = found()
+            if isinstance(answer, Awaitable):
+                await self._hands.on_user_loop(lambda: answer)
+
+    def _loop(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(self._loop_ended)
+        return task
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a handler actor can't go on", exc_info=error)
+            if self._fatal is not None:
+                self._fatal(error)
+
+    # ---------------------------------------------------------------- calls of the router
+
+    async def run(self, header: Header, batch: MessageBatch) -> Part:
+        """Take the rows in; answer with the first outcomes."""
+        await self._admission.turn(header.caller, header.epoch, header.number)
+        book = OutcomeBook(len(batch), PART, first=PART)
+        self._note(header)
+        if len(batch):
+            self._books[header.caller, header.number] = book
+            self._take_in(Run(batch, book, header.source))
+        self._admission.advance(header.caller)
+        return await self._answer(header.caller, header.number, book)
+
+    async def more(self, caller: str, number: int) -> Part:
+        """The next outcomes of a call that is still open."""
+        return await self._answer(caller, number, self._books[caller, number])
+
+    async def _answer(self, caller: str, number: int, book: OutcomeBook) -> Part:
+        part = await book.answer()
+        if part.last:
+            self._books.pop((caller, number), None)
+        return part
+
+    def _note(self, header: Header) -> None:
+        for session, holding in header.lost:
+            if session in self._lanes:
+                self.signals.lose(session, holding)
+        for session, holding in header.closed:
+            lane = self._lanes.get(session)
+            if lane is not None and lane.holding <= holding and not lane.queue:
+                lane.stopped = False
+                self._forget(lane)
+
+    def _take_in(self, run: Run) -> None:
+        self.counts["runs"] += 1
+        if self._by_session:
+            names, codes = run.batch.distinct("session")
+            lanes = [None if name is None else self._lane(name) for name in names]
+            for row, code in enumerate(codes):
+                (lanes[code] or self._lane(run.ids[row])).queue.append((run, row))
+            touched = [lane for lane in lanes if lane is not None]
+            if len(touched) < len(lanes):
+                touched += [
+                    self._lane(run.ids[at]) for at, code in enumerate(codes) if not lanes[code]
+                ]
+        else:
+            touched = [self._lane(key) for key in run.ids]
+            for row, lane in enumerate(touched):
+                lane.queue.append((run, row))
+        for lane in touched:
+            if self._here.draining and not lane.busy:
+                self._release_queue(lane)
+                self._forget(lane)
+            else:
+                self._make_ready(lane)
+
+    def _lane(self, key: str) -> Lane:
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(key)
+        return lane
+
+    def _make_ready(self, lane: Lane) -> None:
+        if not lane.busy and not lane.ready and lane.queue:
+            lane.ready = True
+            self._ready.append(lane)
+            self._work.set()
+
+    def _release_queue(self, lane: Lane) -> None:
+        while lane.queue:
+            run, row = lane.queue.popleft()
+            run.book.end(Outcome(row, Kind.RELEASED))
+
+    def _forget(self, lane: Lane) -> None:
+        """A lane without rows goes, unless it has to remember that its turn is stopped."""
+        if not lane.queue and not lane.busy and not lane.stopped:
+            self._lanes.pop(lane.key, None)
+            self.signals.forget(lane.key)
+
+    # ---------------------------------------------------------------- working
+
+    async def _feed(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._ready and self._free > 0:
+                await self._begin(self._take())
+
+    def _take(self) -> list[Lane]:
+        """The lanes that the next job works on."""
+        handler = self._runner.handler
+        if handler.asynchronous and not handler.batch:
+            count = min(self._free, len(self._ready))
+        else:
+            # Each free thread gets its share; one alone takes all there is.
+            count = -(-len(self._ready) // self._free) if not handler.batch else len(self._ready)
+        lanes: list[Lane] = []
+        rows = 0
+        while self._ready and len(lanes) < count:
+            lane = self._ready.popleft()
+            lane.ready = False
+            lane.busy = True
+            lanes.append(lane)
+            rows += len(lane.queue)
+            if handler.batch and rows >= self._settings.batch_rows:
+                break
+        return lanes
+
+    async def _begin(self, lanes: list[Lane]) -> None:
+        records = await self._store.load([lane.key for lane in lanes])
+        stints = [
+            Stint(self._here, lane, record) for lane, record in zip(lanes, records, strict=True)
+        ]
+        self.busy += len(stints)
+        handler = self._runner.handler
+        here, hands = self._here, self._hands
+        if handler.batch:
+            self._free -= 1
+            calls = whole_batch(here, stints, self._settings.batch_rows)
+            if handler.asynchronous:
+                hands.spawn(lambda: self._spawn_all([(stints, calls)]))
+            else:
+                hands.on_thread(lambda: self._work_batch(stints, calls))
+        elif handler.asynchronous:
+            self._free -= len(stints)
+            go_on = self._until()
+            jobs = [([stint], one_by_one(here, stint, go_on)) for stint in stints]
+            hands.spawn(lambda: self._spawn_all(jobs))
+        else:
+            self._free -= 1
+            go_on = self._until()
+            hands.on_thread(lambda: self._work_sync(stints, go_on))
+
+    def _until(self) -> Callable[[], bool]:
+        monotonic = self._monotonic
+        end = monotonic() + PART
+        return lambda: monotonic() < end
+
+    def _work_sync(self, stints: list[Stint], go_on: Callable[[], bool]) -> None:
+        """On a thread: lane after lane; what time leaves over stays in its lane."""
+
+        def work() -> None:
+            for at, stint in enumerate(stints):
+                if not at or go_on():
+                    drive_sync(one_by_one(self._here, stint, go_on), self._runner.call)
+
+        self._do(stints, work)
+
+    def _work_batch(self, stints: list[Stint], calls: Calls) -> None:
+        """On a thread: one batch."""
+        self._do(stints, lambda: drive_sync(calls, self._runner.call))
+
+    def _do(self, stints: list[Stint], work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - a thread's exception would vanish
+            self._defect(error)
+        self._finish(stints, 1)
+
+    def _spawn_all(self, jobs: list[tuple[list[Stint], Calls]]) -> None:
+        """On the user's loop: one task a session, or one for a batch."""
+        settings = self._settings
+        for stints, calls in jobs:
+            task = asyncio.ensure_future(
+                drive_async(calls, self._runner.call, settings.timeout, self.signals)
+            )
+            self._running.add(task)
+            task.add_done_callback(partial(self._task_ended, stints))
+
+    def _task_ended(self, stints: list[Stint], task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._defect(error)
+        self._finish(stints, 1)
+
+    def _defect(self, error: BaseException) -> None:
+        _log.error("a stint ended with a defect of the runtime", exc_info=error)
+        if self._fatal is not None:
+            fatal = self._fatal
+            self._hands.notify(lambda: fatal(error))
+
+    async def _cancel(self) -> None:
+        for task in list(self._running):
+            task.cancel()
+
+    def _finish(self, stints: list[Stint], free: int) -> None:
+        """From any thread: this work is over."""
+        for stint in stints:
+            stint.finish()
+        self._finished.append((stints, free))
+        self._hands.notify(self._done.set)
+
+    # ---------------------------------------------------------------- commit, send, publish
+
+    async def _collect(self) -> None:
+        while True:
+            await self._done.wait()
+            self._done.clear()
+            stints: list[Stint] = []
+            while self._finished:
+                some, free = self._finished.popleft()
+                stints += some
+                self._free += free
+            if self._ready:
+                self._work.set()
+            await self._commit(stints)
+
+    async def _commit(self, stints: list[Stint]) -> None:
+        changed = [stint for stint in stints if not stint.change.empty]
+        answers: Sequence[QueueError | None]
+        try:
+            answers = await self._store.commit([stint.change for stint in changed])
+        except QueueError as error:
+            answers = [error] * len(changed)
+        refused = {id(stint): error for stint, error in zip(changed, answers, strict=True) if error}
+        for stint in stints:
+            for name, count in stint.counts.items():
+                self.counts[name] += count
+            refusal = refused.get(id(stint))
+            if refusal is not None:
+                self._refuse(stint, refusal)
+            elif stint.record.outbox or stint.change.outbox:
+                task = asyncio.ensure_future(self._send(stint))
+                self._sends.add(task)
+                task.add_done_callback(self._sends.discard)
+                continue
+            self._publish([stint])
+
+    def _refuse(self, stint: Stint, error: QueueError) -> None:
+        """The commit was refused: nothing happened; the rows come again."""
+        _log.warning("session %s: the commit was refused: %s", stint.lane.key, error)
+        ended = [*stint.completed, *((run, outcome.row) for run, outcome in stint.others)]
+        stint.completed = []
+        stint.others = [(run, Outcome(row, Kind.RELEASED)) for run, row in ended]
+        stint.state = None
+        if self._settings.ordered:
+            stint.lane.stopped = True
+
+    async def _send(self, stint: Stint) -> None:
+        """Send what waits before the rows are completed; what can't be sent makes them wait."""
+        failed = await self._outbox.send(stint.lane.key)
+        if failed is not None:
+            sequence, delay = failed
+            kept: list[Place] = []
+            late: list[Place] = []
+            for run, row in stint.completed:
+                (late if run.sequences[row] >= sequence else kept).append((run, row))
+            stint.completed = kept
+            retries = [
+                (run, Outcome(row, Kind.RETRY, delay=delay, counted=False)) for run, row in late
+            ]
+            stint.others = retries + stint.others
+            if self._settings.ordered:
+                stint.lane.stopped = True
+        self._publish([stint])
+
+    def _publish(self, stints: Sequence[Stint]) -> None:
+        for stint in stints:
+            lane = stint.lane
+            self.busy -= 1
+            lane.busy = False
+            self._keep_state(stint)
+            by_run: dict[Run, list[int]] = {}
+            for run, row in stint.completed:
+                by_run.setdefault(run, []).append(row)
+            for run, rows in by_run.items():
+                run.book.complete(rows)
+            for run, outcome in stint.others:
+                run.book.end(outcome)
+            if self._here.draining:
+                self._release_queue(lane)
+            if lane.queue:
+                self._make_ready(lane)
+            else:
+                self._forget(lane)
+
+    def _keep_state(self, stint: Stint) -> None:
+        """Keep the state read for the session's next rows."""
+        if self._runner.codec is None or stint.state is None:
+            return
+        self._cached[stint.lane.key] = (stint.version, stint.state)
+        if len(self._cached) > self._settings.states:
+            self._cached.popitem(last=False)
+
+    def _warn(self, key: str, sequence: int, top: int) -> None:
+        self.counts["unexpected_sequences"] += 1
+        _log.warning(
+            "session %s: sequence %d comes after %d and was not applied: it is handled",
+            key,
+            sequence,
+            top,
+        )

@@ -1,0 +1,84 @@
+"""The locks of a receiver: what is renewed, and what is lost when one ends.
+
+A lock is a session's (NATIVE) or a lot's. What follows for the rows is the receiver's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pipeline.ledger import Ledger
+from pipeline.providers.port import Receiver, Renewed
+from pipeline.stages.holdings import Holdings
+from pipeline.stages.renewal import Renewer
+from pipeline.turns import Turns
+
+
+class Locks:
+    """Keeps a receiver's locks.
+
+    Args:
+        source: where they are renewed.
+        ledger: the rows.
+        holdings: the sessions.
+        lose_session: told of a session whose holding is no longer ours.
+        lose_row: told of a row, without a session, whose lock ended.
+    """
+
+    def __init__(
+        self,
+        source: Receiver,
+        ledger: Ledger,
+        holdings: Holdings,
+        lose_session: Callable[[Turns], None],
+        lose_row: Callable[[int], None],
+    ) -> None:
+        self._source = source
+        self._ledger = ledger
+        self._holdings = holdings
+        self._lose_session = lose_session
+        self._lose_row = lose_row
+        renew = self._renew_sessions if holdings.native else self._renew_lots
+        self.renewer: Renewer[int] = Renewer(renew, self._lost)
+
+    async def _renew_sessions(self, holdings: Sequence[int]) -> Renewed:
+        return await self._source.renew_sessions(holdings)
+
+    async def _renew_lots(self, bases: Sequence[int]) -> Renewed:
+        rows: list[int] = []
+        for base in bases:
+            lot = self._ledger.lot(base)
+            rows += [] if lot is None else lot.unsettled()
+        receipts = []
+        for row in rows:
+            lot, place = self._ledger.find(row)
+            receipts.append(lot.receipts[place])
+        answer = await self._source.renew(receipts)
+        # One row that can't be renewed is lost alone; its lot goes on with the others.
+        again = {}
+        for place, error in answer.failures.items():
+            if error.transient:
+                again[self._ledger.base(rows[place])] = error
+            else:
+                self.lose(rows[place])
+        failures = {at: again[base] for at, base in enumerate(bases) if base in again}
+        return Renewed(answer.deadline, failures)
+
+    def _lost(self, key: int) -> None:
+        if self._holdings.native:
+            turns = self._holdings.held(key)
+            if turns is not None:
+                self._lose_session(turns)
+            return
+        lot = self._ledger.lot(key)
+        for row in lot.unsettled() if lot is not None else ():
+            self.lose(row)
+
+    def lose(self, row: int) -> None:
+        """One row's lock ended (not NATIVE): with it the whole holding of its group."""
+        lot, place = self._ledger.find(row)
+        turns = lot.turns[place]
+        if turns is not None:
+            self._lose_session(turns)
+        else:
+            self._lose_row(row)

@@ -1,0 +1,537 @@
+"""The receiver: takes messages in within its credit, sends them on, and ends each one exactly once.
+
+It owns the receipts and everything that is decided by an outcome: what is settled, what is tried
+again in place, when a session's next turn begins, and when a session is given back (DESIGN law 3).
+Its parts: `holdings` (the sessions), `outgo` (the way out), `again` (retries), `settling`, `locks`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.batch import MessageBatch
+from pipeline.clock import Clock
+from pipeline.credit import Credit
+from pipeline.errors import QueueError
+from pipeline.ledger import MOST_ROWS, SETTLING, Ledger
+from pipeline.outcomes import Kind, Outcome, Part
+from pipeline.providers.port import (
+    Capabilities,
+    DeadLetter,
+    Holding,
+    Receipt,
+    Received,
+    Receiver,
+    SessionSupport,
+    Want,
+)
+from pipeline.retry import RetryPolicy
+from pipeline.slots import SlotTable
+from pipeline.stages.again import Again
+from pipeline.stages.calls import RunCalls
+from pipeline.stages.holdings import Holdings
+from pipeline.stages.locks import Locks
+from pipeline.stages.outgo import Call, Outgo
+from pipeline.stages.settling import How, Settler
+from pipeline.telemetry.counters import Histogram
+from pipeline.turns import Held, Turns
+
+_log = logging.getLogger("queue_runtime.receive")
+_NO_PLACE = 0.1
+"""Seconds one receive waits while no further session can be held."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiverSettings:
+    """What a receiver is configured with.
+
+    Args:
+        name: who it is, to its routers.
+        epoch: grows with each start of it.
+        ordered: whether sessions are kept in order; False handles every message on its own.
+        messages: its credit in messages.
+        bytes: its credit in bytes.
+        batch_rows: the most rows one receive brings.
+        batch_bytes: the bytes at which one receive stops.
+        wait: seconds one receive waits for a first message.
+        hold: seconds a session waits for its retry in this receiver before it is given back.
+        sessions: NATIVE: how many sessions are held at once; None leaves it to the provider.
+        busy: NATIVE: seconds after which a session that is never empty is given up to others.
+        retry: how calls to the provider are repeated.
+    """
+
+    name: str
+    epoch: int
+    ordered: bool
+    messages: int
+    bytes: int
+    batch_rows: int
+    batch_bytes: int
+    wait: float = 20.0
+    hold: float = 60.0
+    sessions: int | None = None
+    busy: float = 60.0
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+class ReceiverCore:
+    """The core of `ReceiverActor`.
+
+    Args:
+        settings: what it is configured with.
+        source: the provider's receiver; this core is its only caller.
+        capabilities: what that queue can do.
+        origin: where the messages come from (SPEC F4).
+        routers: the routers, by number.
+        table: who owns which slot.
+        clock: calendar time and chance.
+        fatal: told of an error after which this receiver can't go on.
+    """
+
+    def __init__(
+        self,
+        settings: ReceiverSettings,
+        source: Receiver,
+        capabilities: Capabilities,
+        origin: str,
+        routers: Sequence[RunCalls],
+        table: SlotTable,
+        clock: Clock,
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._can = capabilities
+        self._clock = clock
+        self._fatal = fatal
+        self._ledger = Ledger()
+        self._credit = Credit(settings.messages, settings.bytes)
+        self._holdings = Holdings(
+            settings.ordered and capabilities.sessions is SessionSupport.NATIVE,
+            settings.messages,
+            settings.sessions or capabilities.held_sessions,
+            capabilities.session_idle,
+            settings.busy,
+        )
+        self._outgo = Outgo(settings, origin, routers, table, self._apply, fatal)
+        self._again = Again(self._ledger, self.held, self._outgo.send, self._lost)
+        self._settler = Settler(source, self, settings.retry, clock)
+        self._locks = Locks(source, self._ledger, self._holdings, self._lose, self._lose_row)
+        self._room = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._fetching: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._others_wait = False
+        self._empty_receives = 0
+        self.counts = {how.value: 0 for how in How} | {"received": 0, "retried": 0, "receives": 0}
+        self.latency = Histogram()
+
+    # ---------------------------------------------------------------- life
+
+    async def start(self) -> None:
+        """Begin to receive."""
+        if self._fetching is None:
+            self._locks.renewer.start()
+            self._room.set()
+            self._fetching = asyncio.ensure_future(self._fetch())
+            self._fetching.add_done_callback(self._fetch_ended)
+
+    async def stop_receiving(self) -> None:
+        """Drain 1: no new receive; a poll in flight ends, and what it brings is given back."""
+        self._stopping = True
+        if self._fetching is not None and not self._fetching.done():
+            self._fetching.cancel()
+            await asyncio.wait([self._fetching])
+        for turns in self._holdings:
+            self._advance(turns)
+        rows = [row for row in self._again.take() if self._ledger.settle(row)]
+        if rows:
+            self._settler.release(rows)
+
+    async def idle(self) -> None:
+        """Return when nothing is in hand."""
+        await self._idle.wait()
+
+    async def close(self) -> int:
+        """Drain 5: give everything back that can be, and end.
+
+        Returns:
+            How many rows have no outcome: their locks are left to run out.
+        """
+        await self.stop_receiving()
+        await self._release_empty(self._holdings.empty())
+        await self._settler.close()
+        left = self._ledger.open
+        await self._locks.renewer.close()
+        await self._outgo.close()
+        if not left:
+            await self._source.close()
+        return left
+
+    def stats(self) -> dict[str, int]:
+        """Plain counters."""
+        return self.counts | {
+            "empty_receives": self._empty_receives,
+            "in_hand": self._ledger.open,
+            "bytes_in_hand": self._credit.held_bytes,
+            "sessions": len(self._holdings),
+            "locks_renewed": self._locks.renewer.renewed,
+            "waiting": sum(len(turns.waiting) for turns in self._holdings) + len(self._again),
+        }
+
+    # ---------------------------------------------------------------- receiving
+
+    async def _fetch(self) -> None:
+        failed = 0
+        while True:
+            await self._room.wait()
+            if not self._credit.worth_receiving(self._settings.batch_rows):
+                self._room.clear()
+                continue
+            now = asyncio.get_running_loop().time()
+            try:
+                await self._release_empty(
+                    self._holdings.to_release(now, others_wait=self._others_wait)
+                )
+                received = await self._source.receive(self._want())
+            except QueueError as error:
+                if not error.transient:
+                    raise
+                failed += 1
+                pause = self._settings.retry.delay(min(failed, 30), self._clock.random())
+                _log.warning("a receive failed, the next follows in %.1f s: %s", pause, error)
+                await asyncio.sleep(max(pause, error.retry_after or 0.0))
+                continue
+            failed = 0
+            self.counts["receives"] += 1
+            self._others_wait = received.others_wait
+            self._take_in(received)
+
+    def _fetch_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("the receiver can't go on", exc_info=error)
+            self._fatal(error)
+
+    def _want(self) -> Want:
+        messages, size = self._credit.room
+        places = self._holdings.places
+        # Without a place the poll can't bring another session, so it must end for one to be made.
+        wait = self._settings.wait if places else max(self._can.session_idle, _NO_PLACE)
+        return Want(
+            messages=min(messages, self._settings.batch_rows, self._can.max_receive, MOST_ROWS),
+            bytes=min(size, self._settings.batch_bytes),
+            wait=min(wait, self._settings.wait),
+            per_session=self._holdings.share if self._settings.ordered else messages,
+            new_sessions=places if self._holdings.native else 0,
+            held=self._holdings.rooms(),
+        )
+
+    def _take_in(self, received: Received) -> None:
+        for holding in received.opened:
+            self._open(holding)
+        batch = received.batch
+        if not len(batch):
+            self._empty_receives += 1
+            return
+        self._empty_receives = 0
+        self._idle.clear()
+        sizes = batch.sizes()
+        self._credit.take(len(batch), sum(sizes))
+        self.counts["received"] += len(batch)
+        if self._settings.ordered:
+            self._take_in_sessions(batch, received, sizes)
+            return
+        lot = self._ledger.admit(
+            received.receipts,
+            [None] * len(batch),
+            batch.values("sequence"),
+            sizes,
+            batch.values("enqueued_at"),
+            batch.provider_ids(),
+            batch.values("holding")[0],
+        )
+        self._locks.renewer.add(lot.base, received.deadline)
+        self._outgo.send(batch, range(lot.base, lot.base + len(batch)))
+
+    def _take_in_sessions(
+        self, batch: MessageBatch, received: Received, sizes: Sequence[int]
+    ) -> None:
+        names, codes = batch.distinct("session")
+        sessions = self._sessions_of(batch, names, codes)
+        lot = self._ledger.admit(
+            received.receipts,
+            [sessions[code] for code in codes],
+            batch.values("sequence"),
+            sizes,
+            batch.values("enqueued_at"),
+        )
+        if not self._holdings.native:
+            self._locks.renewer.add(lot.base, received.deadline)
+        self._holdings.join(sessions, codes, lot.base, lot.sequences)
+        rows: Sequence[int] = range(lot.base, lot.base + len(batch))
+        if any(turns.stopped for turns in sessions):
+            batch, rows, codes = self._keep_stopped(batch, rows, sessions, codes)
+        if not len(batch):
+            return
+        for code in codes:
+            sessions[code].out += 1
+        batch = batch.with_columns(
+            turn=[sessions[code].turn for code in codes],
+            settled_below=[sessions[code].settled_below for code in codes],
+        )
+        self._outgo.send(batch, rows)
+
+    def _sessions_of(self, batch: MessageBatch, names: list[str], codes: list[int]) -> list[Turns]:
+        holdings = batch.values("holding")
+        found: list[Turns | None] = [None] * len(names)
+        for row, code in enumerate(codes):
+            if found[code] is None:
+                turns = self._holdings.find(names[code])
+                if turns is not None and turns.holding != holdings[row]:
+                    self._lose(turns)
+                    turns = None
+                found[code] = turns or self._holdings.enter(names[code], holdings[row])
+        return [turns for turns in found if turns is not None]
+
+    def _keep_stopped(
+        self, batch: MessageBatch, rows: Sequence[int], sessions: list[Turns], codes: list[int]
+    ) -> tuple[MessageBatch, list[int], list[int]]:
+        """Hold the rows of stopped sessions behind those that wait already."""
+        kept = [at for at, code in enumerate(codes) if sessions[code].stopped]
+        copy = batch.take(kept)
+        sequences = batch.values("sequence")
+        for place, at in enumerate(kept):
+            sessions[codes[at]].hold(Held(sequences[at], rows[at], copy, place))
+        left = [at for at, code in enumerate(codes) if not sessions[code].stopped]
+        return batch.take(left), [rows[at] for at in left], [codes[at] for at in left]
+
+    # ---------------------------------------------------------------- outcomes
+
+    def _apply(self, call: Call, part: Part) -> None:
+        """Outcomes of a call came: settle, hold, or try again."""
+        touched: set[Turns] = set()
+        settled = []
+        for at in part.completed:
+            row = call.rows[at]
+            self._came_back(row, touched)
+            if self._ledger.settle(row):
+                settled.append(row)
+            else:
+                self.ended([row], How.LOST)
+        self._settler.complete(settled)
+        if part.others:
+            self._apply_others(call, part.others, touched)
+        for turns in touched:
+            self._advance(turns)
+
+    def _came_back(self, row: int, touched: set[Turns]) -> Turns | None:
+        lot, place = self._ledger.find(row)
+        turns = lot.turns[place]
+        if turns is not None:
+            turns.out -= 1
+            if turns.stopped:
+                touched.add(turns)
+        return turns
+
+    def _apply_others(self, call: Call, others: list[Outcome], touched: set[Turns]) -> None:
+        copy = call.copy([outcome.row for outcome in others])
+        sequences = copy.values("sequence")
+        dead: list[tuple[int, DeadLetter]] = []
+        for place, outcome in enumerate(others):
+            row = call.rows[outcome.row]
+            turns = self._came_back(row, touched)
+            if not self.held(row):
+                self.ended([row], How.LOST)
+            elif outcome.kind is Kind.DEAD_LETTER:
+                self._ledger.settle(row)
+                dead.append((row, DeadLetter(outcome.reason, outcome.description)))
+                if turns is not None:
+                    turns.dispose()
+                    self._holdings.measure(turns)
+            elif turns is not None:
+                self._keep(Held(sequences[place], row, copy, place), turns, outcome)
+                touched.add(turns)
+            else:
+                self._keep_alone(Held(sequences[place], row, copy, place), outcome)
+        if dead:
+            self._settler.dead_letter([row for row, _ in dead], [why for _, why in dead])
+
+    def _keep(self, held: Held, turns: Turns, outcome: Outcome) -> None:
+        """A row of a session waits for the next turn."""
+        turns.hold(held)
+        if outcome.kind is Kind.RETRY:
+            self.counts["retried"] += 1
+            now = asyncio.get_running_loop().time()
+            turns.wait(now, outcome.delay, self._settings.hold)
+        self._holdings.measure(turns)
+
+    def _keep_alone(self, held: Held, outcome: Outcome) -> None:
+        """A row without a session: it waits here, or at the provider where that can."""
+        failed = outcome.kind is Kind.RETRY and outcome.counted
+        if outcome.kind is Kind.RETRY:
+            self.counts["retried"] += 1
+        if self._stopping or (failed and self._can.abandon_delay):
+            self._ledger.settle(held.row)
+            if failed:  # the provider's count is the attempt count of the next delivery
+                delay = outcome.delay if self._can.abandon_delay else 0.0
+                self._settler.abandon(held.row, delay)
+            else:
+                self._settler.release([held.row])
+            return
+        failures: int = held.batch.values("failures")[held.place]
+        self._again.later(held, outcome.delay, failures + failed)
+
+    def _advance(self, turns: Turns) -> None:
+        """Do what is due about a stopped session, or come back when it is."""
+        if turns not in self._holdings:
+            return
+        if self._stopping:
+            self._give_back(turns)
+            return
+        due = turns.due()
+        if due is None:
+            return
+        loop = asyncio.get_running_loop()
+        if due > loop.time():
+            loop.call_at(due, self._advance, turns)
+        elif turns.gives_back(loop.time()):
+            self._give_back(turns)
+        else:
+            held = turns.resume()
+            self._holdings.measure(turns)
+            self._again.now(held, turns.turn)
+            if not turns.held and not self._holdings.native:
+                self._drop(turns)
+
+    # ---------------------------------------------------------------- giving back
+
+    def _give_back(self, turns: Turns) -> None:
+        """Give a session's waiting rows back, once nothing of it runs or is being settled."""
+        if not turns.quiet() or turns.held != len(turns.waiting):
+            return
+        rows = [held.row for held in sorted(turns.waiting)]
+        turns.waiting = []
+        for row in rows:
+            self._ledger.settle(row)
+        self._drop(turns)
+        if self._holdings.native:
+            self._settler.release_session(turns.holding, rows)
+        elif rows:
+            self._settler.release(rows)
+
+    async def _release_empty(self, empty: Sequence[Turns]) -> None:
+        """NATIVE: let go of sessions of which nothing is in hand."""
+        if not empty:
+            return
+        for turns in empty:
+            self._drop(turns)
+        try:
+            failures = await self._source.release_sessions([turns.holding for turns in empty])
+        except QueueError as error:
+            _log.warning("%d empty sessions are left to lock expiry: %s", len(empty), error)
+            return
+        for place, failure in failures.items():
+            _log.warning("session %s was lost: %s", empty[place].session, failure)
+
+    def _drop(self, turns: Turns) -> None:
+        """Forget a session: it is given back, lost, or empty."""
+        self._holdings.drop(turns)
+        if self._holdings.native:
+            self._locks.renewer.forget(turns.holding)
+        if turns.turn or turns.stopped:
+            self._outgo.close_turns(turns.session, turns.holding)
+
+    # ---------------------------------------------------------------- locks
+
+    def _open(self, holding: Holding) -> None:
+        old = self._holdings.find(holding.session)
+        if old is not None:
+            self._lose(old)
+        self._holdings.open(holding, asyncio.get_running_loop().time())
+        self._locks.renewer.add(holding.number, holding.deadline)
+
+    def _lose(self, turns: Turns) -> None:
+        """The holding is no longer ours: nothing of it that has not begun may begin."""
+        if turns.lost:
+            return
+        turns.lost = True
+        waiting = [held.row for held in turns.waiting]
+        turns.waiting = []
+        for row in turns.rows:
+            if self.held(row):
+                self._ledger.lose(row)
+        self._outgo.lose(turns.session, turns.holding)
+        self._drop(turns)
+        self._lost(waiting)
+
+    def _lose_row(self, row: int) -> None:
+        """The lock of a row without a session ended."""
+        if self._ledger.lose(row):
+            lot, place = self._ledger.find(row)
+            self._outgo.lose(lot.ids[place], lot.holding)
+            if self._again.forget(row):
+                self._lost([row])
+
+    def _lost(self, rows: Sequence[int]) -> None:
+        self.ended(rows, How.LOST)
+
+    # ---------------------------------------------------------------- Books, for the settler
+
+    def receipt(self, row: int) -> Receipt:
+        """The row's receipt."""
+        lot, place = self._ledger.find(row)
+        return lot.receipts[place]
+
+    def held(self, row: int) -> bool:
+        """Whether the row's lock is still ours as far as we know."""
+        return self._ledger.state(row) <= SETTLING
+
+    def ended(self, rows: Sequence[int], how: How) -> None:
+        """The rows have come to their end: credit returns."""
+        if not rows:
+            return
+        if how is How.COMPLETED:
+            self._measure_latency(rows)
+        self.counts[how.value] += len(rows)
+        freed = 0
+        touched: dict[Turns, None] = {}
+        for row in rows:
+            lot, place = self._ledger.find(row)
+            turns = lot.turns[place]
+            freed += self._ledger.end(row)
+            if turns is not None:
+                self._holdings.leave(turns)
+                touched[turns] = None
+                if how is How.DEAD_LETTERED:
+                    turns.disposing -= 1
+            if not lot.open and not self._holdings.native:
+                self._locks.renewer.forget(lot.base)
+        self._credit.give(len(rows), freed)
+        for turns in touched:
+            self._after_end(turns, how)
+        self._after_all()
+
+    def _after_end(self, turns: Turns, how: How) -> None:
+        if how is How.LOST:
+            self._lose(turns)
+            return
+        self._holdings.settle(turns, self._ledger, asyncio.get_running_loop().time())
+        if turns.stopped or self._stopping:
+            self._advance(turns)
+        elif not turns.held and not self._holdings.native:
+            self._drop(turns)
+
+    def _after_all(self) -> None:
+        if not self._ledger.open:
+            self._idle.set()
+        if self._credit.worth_receiving(self._settings.batch_rows):
+            self._room.set()
+
+    def _measure_latency(self, rows: Sequence[int]) -> None:
+        now = self._clock.now()
+        find = self._ledger.find
+        self.latency.add(now - lot.enqueued[at] for lot, at in map(find, rows))

@@ -1,0 +1,130 @@
+"""Turns: what keeps one session's rows in order in the receiver that holds it (DESIGN law 3).
+
+A holding is cut into turns. Rows go out freely within a turn, in ascending sequence, until one of
+them ends in anything but completed: the turn is stopped, everything of it comes back, and only when
+every row of it has an outcome does the next turn begin, with the failed row first.
+
+Pure: each method takes what happened and changes what is known; the receiver asks `due` and acts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.batch import MessageBatch
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Held:
+    """A row that waits in the receiver.
+
+    Args:
+        sequence: the queue's number; what orders the rows.
+        row: the ledger's number.
+        batch: has a copy of it.
+        place: at this position.
+    """
+
+    sequence: int
+    row: int
+    batch: MessageBatch = field(compare=False)
+    place: int = field(compare=False)
+
+
+class Turns:
+    """One session in one holding.
+
+    Args:
+        session: its id.
+        holding: the number of this possession.
+        slot: the session's slot.
+    """
+
+    __slots__ = (
+        "disposing",
+        "given_back_at",
+        "held",
+        "holding",
+        "idle_since",
+        "lost",
+        "opened_at",
+        "out",
+        "resume_at",
+        "rows",
+        "session",
+        "settled_below",
+        "slot",
+        "stopped",
+        "top",
+        "turn",
+        "waiting",
+        "yields",
+    )
+
+    def __init__(self, session: str, holding: int, slot: int) -> None:
+        self.session = session
+        self.holding = holding
+        self.slot = slot
+        self.turn = 0
+        self.held = 0  # rows in hand
+        self.out = 0  # of them: sent on, without an outcome
+        self.disposing = 0  # of them: being dead-lettered, unconfirmed
+        self.stopped = False
+        self.lost = False
+        self.yields = False  # busy for so long that others get it once it is empty
+        self.resume_at = 0.0
+        self.given_back_at: float | None = None
+        self.opened_at = 0.0
+        self.idle_since = 0.0
+        self.settled_below = 0
+        self.top = 0  # the highest sequence seen
+        self.rows: deque[int] = deque()
+        self.waiting: list[Held] = []
+
+    def hold(self, held: Held) -> None:
+        """A row waits for the next turn: released, failed, or new while the turn is stopped."""
+        self.stopped = True
+        self.waiting.append(held)
+
+    def wait(self, now: float, delay: float, most: float) -> None:
+        """The next turn begins no sooner than the delay.
+
+        Past `most` seconds of waiting the session is given back instead: others may have it.
+        """
+        self.stopped = True
+        self.resume_at = max(self.resume_at, now + delay)
+        if self.resume_at - now > most:
+            self.given_back_at = now + most
+
+    def dispose(self) -> None:
+        """A row is being dead-lettered: the next turn waits for the confirmation."""
+        self.stopped = True
+        self.disposing += 1
+
+    def quiet(self) -> bool:
+        """Whether nothing of the turn is out or being disposed of."""
+        return not self.out and not self.disposing
+
+    def due(self) -> float | None:
+        """When something is to be done about a stopped, quiet session; None: not yet known."""
+        if not self.stopped or not self.quiet() or self.lost:
+            return None
+        if self.given_back_at is not None:
+            return self.given_back_at
+        return self.resume_at if self.waiting else 0.0
+
+    def gives_back(self, now: float) -> bool:
+        """Whether the time has come to give the session back instead of trying again."""
+        return self.given_back_at is not None and now >= self.given_back_at
+
+    def resume(self) -> list[Held]:
+        """Begin the next turn with what waits, in order."""
+        self.stopped = False
+        self.turn += 1
+        self.resume_at = 0.0
+        self.given_back_at = None
+        waiting, self.waiting = sorted(self.waiting), []
+        return waiting
