@@ -175,6 +175,7 @@ class Runtime:
         self._looks = 0
         self._failure: RuntimeFailed | None = None
         self._own_ray = False
+        self._own_cluster = False
         self.look = Look()
         self.drain_wanted = asyncio.Event()
         self.drained: Drained | None = None
@@ -215,6 +216,19 @@ class Runtime:
 
     # ---------------------------------------------------------------- start
 
+    def connect(self) -> None:
+        """Start Ray or join it; `start` does it too. A repeat does nothing.
+
+        It takes seconds and replaces the process's handler of SIGTERM: who has one installs it
+        again between this and `start`.
+
+        Raises:
+            ConnectionFailed: there is no Ray to be had.
+        """
+        if not ray.is_initialized():
+            self._own_cluster = _start_ray()
+            self._own_ray = True
+
     async def start(self) -> None:
         """Start Ray if need be, and every actor.
 
@@ -224,7 +238,7 @@ class Runtime:
         """
         if self._supervisor is not None:
             return
-        self._own_ray = _start_ray()
+        self.connect()
         try:
             await self._start()
         except BaseException:
@@ -232,18 +246,24 @@ class Runtime:
             raise
 
     async def _start(self) -> None:
-        config = self.config
-        topology = Topology(config, self._path, int(SystemClock().now() * 1000))
+        topology = Topology(self.config, self._path, int(SystemClock().now() * 1000))
+        await self._start_queues(topology)
+        await self._start_pipelines(topology)
+
+    async def _start_queues(self, topology: Topology) -> None:
         self._status = await topology.status()
         self._brokers = await topology.brokers()
-        self._client = QueueClient(config, brokers=self._brokers)
+        self._client = QueueClient(self.config, brokers=self._brokers)
         await self._client.start()
+
+    async def _start_pipelines(self, topology: Topology) -> None:
+        config = self.config
         parts = {}
         for name, settings in config.pipelines.items():
             actors = self._actors[name] = await topology.pipeline(name, self._brokers)
             parts[name] = Parts(
                 settings.queue,
-                self._client.capabilities(settings.queue).exact_depth,
+                self.client.capabilities(settings.queue).exact_depth,
                 [
                     _Receiver(f"receiver:{name}:{at}", actor)
                     for at, actor in enumerate(actors.receivers)
@@ -256,7 +276,7 @@ class Runtime:
             )
         drain = config.drain
         limits = Limits(release=drain.release, running=drain.running, cancel=drain.cancel)
-        self._supervisor = Supervisor(parts, self._client.depth, limits)
+        self._supervisor = Supervisor(parts, self.client.depth, limits)
         self._watch = asyncio.ensure_future(self._watch_all())
         _log.info("started %d pipelines of %s", len(parts), config.name)
 
@@ -347,6 +367,8 @@ class Runtime:
             "live": True,
             "ready": self._failure is None and not self.drain_wanted.is_set(),
             "reason": str(self._failure) if self._failure is not None else "",
+            "pid": os.getpid(),
+            "own_cluster": self._own_cluster,
             "pipelines": {
                 name: {
                     "receivers": figures.receivers,
@@ -391,6 +413,7 @@ class Runtime:
         self._supervisor = None
         if self._own_ray:
             ray.shutdown()
+            self._own_ray = False
 
     def _kill_all(self) -> None:
         """End every actor now: dropping the handles would, but at a time of Ray's choosing."""
@@ -427,16 +450,14 @@ def _add(totals: Totals, counters: Counters) -> None:
 
 def _start_ray() -> bool:
     """Join the cluster this process belongs to, or start one here; True when it is our own."""
-    if ray.is_initialized():
-        return False
     quiet: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
     try:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(address="auto", **quiet)
-            return True
+            return False
         # A cluster of our own listens on this machine alone and lives as long as the run.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        ray.init(address="local", include_dashboard=False, **quiet)
+        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
     except (ConnectionError, RuntimeError, OSError) as error:
         raise ConnectionFailed(f"Ray can't be started or joined: {error}") from error
     return True

@@ -39,6 +39,8 @@ class Admission:
         if number > expected:
             waiter = self._early[caller, number] = asyncio.get_running_loop().create_future()
             await waiter
+            if self._next[caller] != (epoch, number):
+                raise Closed(f"{caller} started anew")
 
     def advance(self, caller: str) -> None:
         """The call that had its turn was taken in: the next may come."""

@@ -110,6 +110,8 @@ class MessageBatch:
         """The rows of all batches, in their order; copies unless there is one."""
         if len(batches) == 1:
             return batches[0]
+        if not batches:
+            return cls.empty()
         return cls(pa.concat_batches([batch.arrow for batch in batches]))
 
     @classmethod
@@ -121,7 +123,7 @@ class MessageBatch:
         """
         try:
             return cls(pa.ipc.read_record_batch(buffer, SCHEMA))
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError, EOFError) as error:
             raise SerializationError(f"{len(buffer)} bytes are no batch: {error}") from error
 
     def to_buffer(self) -> pa.Buffer:

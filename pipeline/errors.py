@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 _SECRETS = re.compile(
     r"(?i)((?:shared\s*access\s*key|account\s*key|secret|password|passwd|token|sig|signature"
-    r"|api[-_]?key|access[-_]?key)[\w-]*\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s;,&\"']+)"
+    r"|api[-_]?key|access[-_]?key)[\w-]*[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s;,&\"']+)"
 )
 _MASK = r"\1***"
 
@@ -30,21 +30,23 @@ def mask_secrets(text: str) -> str:
 
 def _chain(error: BaseException) -> tuple[tuple[str, str], ...]:
     found: list[tuple[str, str]] = []
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        follow = current.__cause__
-        if follow is None and not current.__suppress_context__:
-            follow = current.__context__
-        current = follow
-        if isinstance(current, QueueError):
-            found.append((type(current).__name__, mask_secrets(str(current))))
-            found.extend(current.causes)
+    seen = {id(error)}
+    below = _below(error)
+    while below is not None and id(below) not in seen:
+        seen.add(id(below))
+        found.append((type(below).__name__, mask_secrets(str(below))))
+        kept = below.__dict__.get("_causes")
+        if isinstance(below, QueueError) and kept is not None:
+            found.extend(kept)  # it came pickled: its chain is kept there alone
             break
-        if current is not None:
-            found.append((type(current).__name__, mask_secrets(str(current))))
+        below = _below(below)
     return tuple(found)
+
+
+def _below(error: BaseException) -> BaseException | None:
+    if error.__cause__ is not None or error.__suppress_context__:
+        return error.__cause__
+    return error.__context__
 
 
 def _rebuild(cls: type[QueueError], fields: dict[str, Any]) -> QueueError:

@@ -101,8 +101,15 @@ class Ledger:
         return lot
 
     def find(self, row: int) -> tuple[Lot, int]:
-        """The row's lot and its place there."""
-        return self._lots[row >> _WIDTH], row & _MASK
+        """The row's lot and its place there.
+
+        Raises:
+            ValidationError: every row of the lot has ended.
+        """
+        lot = self._lots.get(row >> _WIDTH)
+        if lot is None:
+            raise ValidationError("delivery", "must end once", row)
+        return lot, row & _MASK
 
     def lot(self, base: int) -> Lot | None:
         """The lot that begins at this row, while it has rows."""

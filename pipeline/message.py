@@ -108,14 +108,17 @@ class Message:
     def _check_optional(self) -> None:
         for name in ("correlation_id", "content_type", "deduplication_id"):
             text = getattr(self, name)
-            if text is not None and not (isinstance(text, str) and 0 < len(text) <= 1024):
+            if text is not None and not (_is_text(text) and 0 < len(text) <= 1024):
                 raise ValidationError(f"Message.{name}", "must be 1 to 1024 characters", text)
-        if self.time_to_live is not None and not self.time_to_live > 0:
-            rule = "must be more than 0 seconds"
-            raise ValidationError("Message.time_to_live", rule, self.time_to_live)
-        if self.not_before is not None and self.not_before.tzinfo is None:
-            rule = "must have a time zone (datetime.now(UTC) has one)"
-            raise ValidationError("Message.not_before", rule, self.not_before.isoformat())
+        alive = self.time_to_live
+        if alive is not None and not (isinstance(alive, (int, float)) and alive > 0):
+            raise ValidationError("Message.time_to_live", "must be more than 0 seconds", alive)
+        start = self.not_before
+        if start is not None and not (isinstance(start, datetime) and start.tzinfo is not None):
+            rule = "must be a time with a zone (datetime.now(UTC) has one)"
+            raise ValidationError("Message.not_before", rule, str(start))
+        if self.trace is not None and not isinstance(self.trace, TraceContext):
+            raise ValidationError("Message.trace", "must be a TraceContext", self.trace)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel through pickle as a tuple of plain values."""
@@ -127,12 +130,26 @@ class Message:
 
 
 def _attributes(given: Mapping[str, str]) -> Mapping[str, str]:
+    if not isinstance(given, Mapping):
+        raise ValidationError("Message.attributes", "must map text to text", given)
     for key, value in given.items():
-        if not isinstance(key, str) or not key:
+        if not _is_text(key) or not key:
             raise ValidationError("Message.attributes", "keys must be non-empty strings", key)
-        if not isinstance(value, str):
+        if not _is_text(value):
             raise ValidationError(f"Message.attributes[{key!r}]", "must be a string", value)
     return MappingProxyType(dict(given)) if given else _NOTHING
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a string that can be written as UTF-8, which half a surrogate pair can't."""
+    if not isinstance(value, str):
+        return False
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
 
 
 def to_row(message: Message) -> Row:

@@ -106,12 +106,14 @@ class OutcomeBook:
     def complete(self, rows: Iterable[int]) -> None:
         """These rows are completed."""
         seen, before = self._seen, len(self.part.completed)
-        for row in rows:
-            if seen[row]:
-                raise ValidationError("outcome", "must come once a row", row)
-            seen[row] = 1
-            self.part.completed.append(row)
-        self._note(len(self.part.completed) - before)
+        try:
+            for row in rows:
+                if seen[row]:
+                    raise ValidationError("outcome", "must come once a row", row)
+                seen[row] = 1
+                self.part.completed.append(row)
+        finally:
+            self._note(len(self.part.completed) - before)
 
     def end(self, outcome: Outcome) -> None:
         """This row ended otherwise."""

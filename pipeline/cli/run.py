@@ -191,10 +191,7 @@ class _Run:
         for line in summary.pop("report", []):
             say(line)
         for name, value in summary.items():
-            say(
-                f"{name:<20} {value:,}"
-                if isinstance(value, (int, float))
-                else f"{name:<20} {value}"
-            )
+            shown = f"{value:,}" if type(value) in (int, float) else value
+            say(f"{name:<20} {shown}")
         if self._json:
             say(json.dumps(summary))

@@ -60,19 +60,60 @@ class Lane:
         ]
 
 
-@asynccontextmanager
-async def turn(turns: asyncio.Semaphore, wait: float | None) -> AsyncIterator[bool]:
-    """Wait for a turn, up to so many seconds if given; False when none came."""
-    try:
-        async with asyncio.timeout(wait):
-            await turns.acquire()
-    except TimeoutError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        turns.release()
+class Turns:
+    """So many may at once; further ones wait in the order they came.
+
+    Not a semaphore under `asyncio.timeout`: that ends a wait by cancelling whoever waits, and here
+    it is no error that no turn comes.
+
+    Args:
+        free: so many.
+    """
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+        self._waiting: dict[asyncio.Future[bool], None] = {}
+
+    @asynccontextmanager
+    async def turn(self, wait: float | None = None) -> AsyncIterator[bool]:
+        """Wait for a turn, up to so many seconds if given; False when none came."""
+        mine = await self._take(wait)
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._give()
+
+    async def _take(self, wait: float | None) -> bool:
+        if self._free:
+            self._free -= 1
+            return True
+        loop = asyncio.get_running_loop()
+        mine: asyncio.Future[bool] = loop.create_future()
+        self._waiting[mine] = None
+        timer = None if wait is None else loop.call_later(wait, _end, mine)
+        try:
+            return await mine
+        except asyncio.CancelledError:
+            if mine.done() and not mine.cancelled() and mine.result():
+                self._give()
+            raise
+        finally:
+            self._waiting.pop(mine, None)
+            if timer is not None:
+                timer.cancel()
+
+    def _give(self) -> None:
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(True)
+                return
+        self._free += 1
+
+
+def _end(waiting: asyncio.Future[bool]) -> None:
+    if not waiting.done():
+        waiting.set_result(False)
 
 
 @dataclass(slots=True)
@@ -86,7 +127,7 @@ class Lanes:
     make: Callable[[], Awaitable[Lane]]
     _all: list[Lane] = field(default_factory=list)
     _idle: list[Lane] = field(default_factory=list)
-    _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LANES))
+    _turns: Turns = field(default_factory=lambda: Turns(LANES))
 
     @asynccontextmanager
     async def lend(self, wait: float) -> AsyncIterator[Lane | None]:
@@ -95,7 +136,7 @@ class Lanes:
         Args:
             wait: seconds to wait for one.
         """
-        async with turn(self._turns, wait) as mine:
+        async with self._turns.turn(wait) as mine:
             if not mine:
                 yield None
                 return

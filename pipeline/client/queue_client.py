@@ -65,10 +65,10 @@ class QueueClient(Sending, Receiving, Settling):
         ...     }
         ... )
         >>> async with client:
-        ...     await client.send("orders", Message(b"two shoes", session="customer-7"))
+        ...     sent = await client.send("orders", Message(b"two shoes", session="customer-7"))
         ...     for delivery in await client.receive("orders", max_messages=10, wait=5):
         ...         print(delivery.session, delivery.body, delivery.delivery_count)
-        ...         await client.complete(delivery)
+        ...         failures = await client.complete(delivery)
         customer-7 b'two shoes' 1
     """
 

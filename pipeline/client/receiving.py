@@ -26,10 +26,10 @@ class Receiving:
         ...     }
         ... )
         >>> async with client:
-        ...     await client.send("orders", Message(b"two shoes", id="order-1"))
+        ...     sent = await client.send("orders", Message(b"two shoes", id="order-1"))
         ...     print(await client.peek("orders"))
         ...     [delivery] = await client.receive("orders", wait=5)
-        ...     await client.complete(delivery)
+        ...     failures = await client.complete(delivery)
         ...     print(await client.receive("orders", wait=0))
         [Delivery(id=MessageId('order-1'), session=None, sequence=1)]
         []

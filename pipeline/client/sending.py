@@ -26,10 +26,12 @@ class Sending:
         ...     }
         ... )
         >>> async with client:
-        ...     for result in await client.send_many("orders", [Message(b"1"), Message(b"x" * 20)]):
-        ...         print(repr(result))
+        ...     results = await client.send_many("orders", [Message(b"1"), Message(b"x" * 20)])
+        >>> results[0]
         Sent(sequence=1, duplicate=False)
-        MessageTooLarge('the message has 20 bytes, the queue takes at most 10: ...')
+        >>> print(results[1])
+        the message has 20 bytes, the queue takes at most 10: make it smaller or raise the queue's \
+max_message_size
     """
 
     _core: Core

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self, TypeVar
 
 from pipeline.client.core import Core, Waits, checked_count, checked_wait, loop_time
-from pipeline.client.lanes import Lane, turn
+from pipeline.client.lanes import Lane, Turns
 from pipeline.client.leases import Possession
 from pipeline.client.settling import Settling
 from pipeline.errors import Closed, SessionLockLost
@@ -43,11 +42,11 @@ class ClientSession(Settling):
         ...     }
         ... )
         >>> async with client:
-        ...     await client.send("orders", Message(b"two shoes", session="customer-7"))
+        ...     sent = await client.send("orders", Message(b"two shoes", session="customer-7"))
         ...     async with await client.accept_session("orders", "customer-7") as session:
         ...         for delivery in await session.receive(max_messages=10):
         ...             await session.set_state(delivery.body)
-        ...             await session.complete(delivery)
+        ...             failures = await session.complete(delivery)
         ...         print(session.session, await session.state())
         customer-7 b'two shoes'
     """
@@ -62,7 +61,7 @@ class ClientSession(Settling):
         self._waits = Waits("session")
         self._lane = lane
         self._possession = possession
-        self._turns = asyncio.Semaphore(1)
+        self._turns = Turns(1)
         self._given_back = False
         self.queue = lane.queue
         self.session = SessionId.trusted(possession.holding.session)
@@ -112,7 +111,7 @@ class ClientSession(Settling):
         async with (
             self._core.waits.until_closed(),
             self._waits.until_closed(),
-            turn(self._turns, wait) as mine,
+            self._turns.turn(wait) as mine,
         ):
             return await self._try("receive", call) if mine else []
 
@@ -177,7 +176,7 @@ class ClientSession(Settling):
 
     async def _end(self) -> None:
         self._waits.end()
-        async with turn(self._turns, None):  # the receive that was ended has come home
+        async with self._turns.turn():  # the receive that was ended has come home
             lost = self._core.leases.lost_session(self._possession)
             self._core.leases.give_back(self._possession)
             failures = {} if lost else await self._settler.give_back(self._lane, [self.fence])

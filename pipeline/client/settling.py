@@ -42,12 +42,12 @@ class Settling:
         ...     }
         ... )
         >>> async with client:
-        ...     await client.send_many("orders", [Message(b"1"), Message(b"2"), Message(b"3")])
-        ...     first, *rest = await client.receive("orders", max_messages=3)
-        ...     await client.complete(first)
-        ...     await client.complete([first, *rest])
-        [Sent(sequence=1, duplicate=False), ...]
-        {0: MessageNotFound(...)}
+        ...     sent = await client.send_many("orders", [Message(b"1"), Message(b"2")])
+        ...     first, second = await client.receive("orders", max_messages=2)
+        ...     done = await client.complete(first)
+        ...     failures = await client.complete([first, second])
+        >>> done, {at: type(error).__name__ for at, error in failures.items()}
+        ({}, {0: 'MessageNotFound'})
     """
 
     def __init__(self, core: Core) -> None:

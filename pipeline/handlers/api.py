@@ -11,6 +11,9 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from math import inf
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from pydantic import TypeAdapter
@@ -33,7 +36,7 @@ class Retry(Exception):
     """
 
     def __init__(self, delay: float | None = None) -> None:
-        if delay is not None and not (isinstance(delay, (int, float)) and delay >= 0):
+        if delay is not None and not (isinstance(delay, (int, float)) and 0 <= delay < inf):
             raise ValidationError("Retry.delay", "must be 0 or more seconds", delay)
         super().__init__(delay)
         self.delay = delay
@@ -52,7 +55,7 @@ class Reject(Exception):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = str(reason)
 
 
 class Outgoing(Protocol):
@@ -130,10 +133,14 @@ class Context:
 
         Raises:
             QueueNotFound: the configuration names no such queue.
-            ValidationError: the queue orders its messages and this one has no session.
+            ValidationError: the queue orders its messages and this one has no session, or the batch
+                has no such row.
             MessageTooLarge: it is larger than the queue takes.
         """
         name = QueueName(queue)
+        if not 0 <= row < len(self._batch):
+            rule = f"must be a row of the batch, 0 to {len(self._batch) - 1}"
+            raise ValidationError("Context.send row", rule, row)
         if self._outgoing is not None:
             self._outgoing.check(name, message)
         if self.outbox is None:
@@ -274,37 +281,66 @@ def handler(
 
 def _describe(target: Callable[..., Any], state: type[Any] | None, *, batch: bool) -> Handler:
     name = getattr(target, "__qualname__", repr(target))
-    call = target
-    if inspect.isclass(target):
-        call = target.__call__
-        if inspect.isdatadescriptor(call) or not inspect.isfunction(call):
-            raise ConfigurationError(
-                f"handler {name}: a handler class needs a __call__ method; add one"
-            )
     if not callable(target):
         raise ConfigurationError(f"handler {name}: is not callable; decorate a function or class")
+    call = _function_of(target)
+    if inspect.isclass(target) and not inspect.isfunction(call):
+        raise ConfigurationError(
+            f"handler {name}: a handler class needs a __call__ method; add one"
+        )
+    if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
+        raise ConfigurationError(f"handler {name}: must return its result; it has a yield")
     if state is not None:
         _check_state(name, state)
-    parameters = [
-        parameter
-        for parameter in inspect.signature(call).parameters.values()
-        if parameter.kind
-        in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    ]
+    parameters = _parameters(name, call if inspect.isclass(target) else target)
     if inspect.isclass(target):
         parameters = parameters[1:]
-    hints = _hints(call)
+    hints = _hints(call, parameters)
     arguments, body = _arguments(name, parameters, hints, state, batch=batch)
     return Handler(
         target, state, batch, inspect.iscoroutinefunction(call), tuple(arguments), body, name
     )
 
 
-def _hints(call: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(call)
-    except Exception:  # noqa: BLE001 - a name only the user's function can see: positions decide
-        return {}
+def _function_of(target: Any) -> Any:
+    """The function that runs when it, or an object of it, is called."""
+    while isinstance(target, partial):
+        target = target.func
+    if inspect.isclass(target):
+        return target.__call__
+    return target if inspect.isroutine(target) else type(target).__call__
+
+
+def _parameters(name: str, call: Callable[..., Any]) -> list[inspect.Parameter]:
+    found = []
+    for parameter in inspect.signature(call).parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            found.append(parameter)
+        elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+            raise ConfigurationError(
+                f"handler {name}: parameter {parameter.name!r} can be given by name only; "
+                "remove the * before it, or give it a default"
+            )
+    return found
+
+
+_UNKNOWN = object()
+"""An annotation in quotes (or under `from __future__ import annotations`) that can't be looked up
+where the handler's module is: a name of a function, or imported for a checker only."""
+
+
+def _hints(call: Callable[..., Any], parameters: list[inspect.Parameter]) -> dict[str, Any]:
+    scope = getattr(inspect.unwrap(call), "__globals__", {})
+    hints: dict[str, Any] = {}
+    for parameter in parameters:
+        if parameter.annotation is parameter.empty:
+            continue
+        one = SimpleNamespace(__annotations__={"it": parameter.annotation})
+        try:
+            hints[parameter.name] = typing.get_type_hints(one, scope, include_extras=True)["it"]
+        except Exception:  # noqa: BLE001 - evaluating an annotation may raise anything
+            hints[parameter.name] = _UNKNOWN
+    return hints
 
 
 def _arguments(
@@ -315,9 +351,13 @@ def _arguments(
     *,
     batch: bool,
 ) -> tuple[list[str], Any]:
-    known: dict[Any, str] = {Context: "context", MessageBatch: "rows", States: "states"}
+    known: list[tuple[Any, str]] = [
+        (Context, "context"),
+        (MessageBatch, "rows"),
+        (States, "states"),
+    ]
     if state is not None and not batch:
-        known[state] = "state"
+        known.append((state, "state"))
     order = ["rows", "states", "context"] if batch else ["body", "state", "context"]
     if state is None:
         order.pop(1)
@@ -325,7 +365,7 @@ def _arguments(
     body: Any = None
     for parameter in parameters:
         hint = hints.get(parameter.name, inspect.Parameter.empty)
-        kind = known.get(hint) if _hashable(hint) else None
+        kind = next((kind for known_type, kind in known if hint == known_type), None)
         if kind is None:
             kind = _by_position(parameter, hint, order, arguments, batch=batch)
         if kind is None or kind in arguments or kind not in order:
@@ -334,11 +374,20 @@ def _arguments(
                 f"its parameters may be {', '.join(order)}, each once, annotated with their types"
             )
         if kind == "body":
-            body = bytes if hint is inspect.Parameter.empty else hint
+            body = _body_type(name, parameter, hint)
         arguments.append(kind)
     if body is not None and body not in _RAW:
         _adapter(name, "body", body)
     return arguments, body
+
+
+def _body_type(name: str, parameter: inspect.Parameter, hint: Any) -> Any:
+    if hint is _UNKNOWN:
+        raise ConfigurationError(
+            f"handler {name}: the type {parameter.annotation!r} of its parameter "
+            f"{parameter.name!r} can't be found; define or import it in the handler's module"
+        )
+    return bytes if hint is inspect.Parameter.empty else hint
 
 
 def _by_position(
@@ -353,13 +402,9 @@ def _by_position(
         return parameter.name
     if not batch and "body" not in arguments:
         return "body"
-    if hint is not inspect.Parameter.empty:
+    if hint is not inspect.Parameter.empty and hint is not _UNKNOWN:
         return None
     return next((kind for kind in order if kind not in arguments), None)
-
-
-def _hashable(value: object) -> bool:
-    return getattr(type(value), "__hash__", None) is not None
 
 
 def _adapter(name: str, what: str, kind: Any) -> TypeAdapter[Any]:

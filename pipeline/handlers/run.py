@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from pydantic import ValidationError as PydanticError
 
 from pipeline.batch import MessageBatch
-from pipeline.errors import mask_secrets
+from pipeline.errors import ValidationError, mask_secrets
 from pipeline.handlers.api import Context, Handler, Reject, Retry, Signals
 from pipeline.message import Delivery
 from pipeline.outcomes import Reason
@@ -27,6 +27,7 @@ from pipeline.retry import RetryPolicy
 
 _DESCRIPTION = 4096
 _MESSAGE = 1024
+_NAME = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,18 +137,25 @@ class Runner:
             attempt: which attempt this was, 1 the first.
         """
         if isinstance(result, Raised):
-            result = result.error
-            if isinstance(result, InvalidBody):
-                return Verdict(None, Reason.INVALID_BODY, result.__cause__)
-        if isinstance(result, Reject):
-            return Verdict(None, Reason.REJECTED, words=result.reason)
-        if isinstance(result, Retry):
-            return self._again(attempt, result, result.delay)
+            return self.failed(result.error, attempt)
         if isinstance(result, BaseException):
-            if self._rule(result) == "reject":
-                return Verdict(None, Reason.REJECTED, result)
-            return self._again(attempt, result, None)
+            return self.failed(result, attempt)
+        if inspect.isawaitable(result):
+            rule = "is not async, yet returned something to await: make it async"
+            return self._again(attempt, ValidationError(self.handler.name, rule, result), None)
         return None
+
+    def failed(self, error: BaseException, attempt: int) -> Verdict:
+        """What an exception means, returned or raised."""
+        if isinstance(error, InvalidBody):
+            return Verdict(None, Reason.INVALID_BODY, error.__cause__)
+        if isinstance(error, Reject):
+            return Verdict(None, Reason.REJECTED, words=error.reason)
+        if isinstance(error, Retry):
+            return self._again(attempt, error, error.delay)
+        if self._rule(error) == "reject":
+            return Verdict(None, Reason.REJECTED, error)
+        return self._again(attempt, error, None)
 
     def _again(self, attempt: int, error: BaseException, delay: float | None) -> Verdict:
         if attempt >= self._retry.max_attempts:
@@ -163,33 +171,41 @@ class Runner:
     def describe(self, verdict: Verdict, attempts: int, first_at: float, last_at: float) -> str:
         """A dead letter's description: compact JSON, identifiers first, the stack last, cut."""
         facts: dict[str, Any] = {
-            "handler": self.handler.name,
+            "handler": _cut(self.handler.name, _NAME),
             "attempts": attempts,
             "first_failure": round(first_at, 3),
             "last_failure": round(last_at, 3),
-            "host": socket.gethostname(),
+            "host": _cut(socket.gethostname(), _NAME),
         }
         if verdict.words:
-            facts["reason"] = verdict.words[:_MESSAGE]
+            facts["reason"] = _cut(mask_secrets(verdict.words), _MESSAGE)
         if verdict.error is not None:
-            facts["error"] = type(verdict.error).__qualname__
-            facts["message"] = mask_secrets(str(verdict.error))[:_MESSAGE]
-            facts["stack"] = mask_secrets(
-                "".join(traceback.format_exception(verdict.error, limit=-4))
-            )
-        text = _compact(facts)
-        if len(text) > _DESCRIPTION and "stack" in facts:
-            over = len(text) - _DESCRIPTION
-            facts["stack"] = facts["stack"][over + 64 :]
-            text = _compact(facts)
-            while len(text) > _DESCRIPTION and facts["stack"]:
-                facts["stack"] = facts["stack"][len(facts["stack"]) // 2 + 1 :]
-                text = _compact(facts)
-        return text
+            facts["error"] = _cut(type(verdict.error).__qualname__, _NAME)
+            facts["message"] = _cut(mask_secrets(_text_of(verdict.error)), _MESSAGE)
+            stack = "".join(traceback.format_exception(verdict.error, limit=-4))
+            room = _DESCRIPTION - len(_compact(facts | {"stack": ""}))
+            facts["stack"] = _cut(mask_secrets(stack), room, tail=True)
+        return _compact(facts)
 
 
 def _compact(facts: Mapping[str, Any]) -> str:
     return json.dumps(facts, separators=(",", ":"), ensure_ascii=False)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001 - the user's own __str__ may raise anything
+        return f"(its text can't be had: {type(broken).__qualname__})"
+
+
+def _cut(text: str, most: int, *, tail: bool = False) -> str:
+    """The text's beginning, or its end, that takes at most so many characters within JSON."""
+    text = text.encode(errors="backslashreplace").decode()
+    while (size := len(json.dumps(text, ensure_ascii=False)) - 2) > most:
+        keep = len(text) * most // size
+        text = text[len(text) - keep :] if tail else text[:keep]
+    return text
 
 
 def _reader(body: Any) -> Callable[[bytes], Any]:

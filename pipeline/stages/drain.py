@@ -75,12 +75,14 @@ class Drained:
 
     Args:
         left: messages whose end is left to lock expiry.
+        unknown: receivers that did not say how many they left.
         killed: handler actors that had to be killed.
         steps: the steps, in order.
         errors: what went wrong on the way.
     """
 
     left: int = 0
+    unknown: int = 0
     killed: int = 0
     steps: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -88,7 +90,7 @@ class Drained:
     @property
     def clean(self) -> bool:
         """Whether nothing had to be left to lock expiry."""
-        return not self.left and not self.killed
+        return not self.left and not self.unknown and not self.killed
 
 
 async def drain(
@@ -114,18 +116,21 @@ async def drain(
         [part.drain() for part in (*routers, *handlers)],
         limits.release + _ANSWER,
     )
-    if not await _idle(receivers, limits.running, "3 running messages finish", report):
+    finished = await _idle(receivers, limits.running, "3 running messages finish", report)
+    if not finished:
         await step(
             "4 running messages are cancelled",
             [handler.stop_running() for handler in handlers],
             _ANSWER,
         )
-        if not await _idle(receivers, limits.cancel, "4 cancelled messages end", report):
+        finished = await _idle(receivers, limits.cancel, "4 cancelled messages end", report)
+        if not finished:
             # Whose message it is that does not end isn't known here: none of them ends by itself.
             await step("4 handlers are killed", [handler.kill() for handler in handlers], _ANSWER)
             report.killed = len(handlers)
     left = await step("5 sessions are given back", [one.close() for one in receivers], _ANSWER)
     report.left = sum(left)
+    report.unknown = len(receivers) - len(left)
     if not report.killed:
         await step("5 handlers close", [handler.close() for handler in handlers], _ANSWER)
     report.steps.append("6 report")
@@ -136,9 +141,16 @@ async def _idle(
     receivers: Sequence[ReceiverControl], limit: float, name: str, report: Drained
 ) -> bool:
     report.steps.append(name)
+
+    async def one(receiver: ReceiverControl) -> None:
+        try:
+            await receiver.idle()
+        except Exception as error:  # noqa: BLE001 - a dead receiver must not end the drain
+            _note(name, error, report)
+
+    idle = asyncio.gather(*(one(receiver) for receiver in receivers))
     try:
-        async with asyncio.timeout(limit):
-            await asyncio.gather(*(receiver.idle() for receiver in receivers))
+        await asyncio.wait_for(idle, limit)
     except TimeoutError:
         return False
     return True
@@ -152,10 +164,14 @@ async def _all(name: str, calls: Sequence[Awaitable[T]], limit: float, report: D
             async with asyncio.timeout(limit):
                 return await call
         except Exception as error:  # noqa: BLE001 - the drain goes on whatever happens
-            told = f"{name}: {type(error).__name__}: {error}"
-            report.errors.append(told)
-            _log.warning("drain: %s", told)
+            _note(name, error, report)
             return None
 
     answers = await asyncio.gather(*(one(call) for call in calls))
     return [answer for answer in answers if answer is not None]
+
+
+def _note(name: str, error: Exception, report: Drained) -> None:
+    told = f"{name}: {type(error).__name__}: {error}"
+    report.errors.append(told)
+    _log.warning("drain: %s", told)

@@ -428,9 +428,14 @@ class HandlerCore:
             elif stint.record.outbox or stint.change.outbox:
                 task = asyncio.ensure_future(self._send(stint))
                 self._sends.add(task)
-                task.add_done_callback(self._sends.discard)
+                task.add_done_callback(self._send_ended)
                 continue
             self._publish([stint])
+
+    def _send_ended(self, task: asyncio.Task[None]) -> None:
+        self._sends.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._defect(error)
 
     def _refuse(self, stint: Stint, error: QueueError) -> None:
         """The commit was refused: nothing happened; the rows come again."""

@@ -119,8 +119,11 @@ class Outgo:
         for router in range(len(self._routers)):
             self._call(router, MessageBatch.empty(), [], lost=((key, holding),))
 
-    async def close(self) -> None:
-        """Wait for the calls that are open."""
+    async def close(self, *, abandon: bool = False) -> None:
+        """Wait for the calls that are open, or abandon them: their handlers are gone."""
+        if abandon:
+            for task in self._tasks:
+                task.cancel()
         while self._tasks:
             await asyncio.wait(list(self._tasks))
 

@@ -167,7 +167,7 @@ class ReceiverCore:
         await self._settler.close()
         left = self._ledger.open
         await self._locks.renewer.close()
-        await self._outgo.close()
+        await self._outgo.close(abandon=bool(left))
         if not left:
             await self._source.close()
         return left

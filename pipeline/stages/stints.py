@@ -144,13 +144,13 @@ class Stint:
 
     def admits(self, run: Run, row: int) -> bool:
         """Whether the row is to be run; if not, it has its outcome now."""
-        here, lane = self._here, self.lane
-        fresh = not here.ordered or lane.enter(run.holdings[row], run.turns[row])
+        here = self._here
+        fresh = not here.ordered or self._is_current(run, row)
         if not fresh or here.draining or here.runner.signals.lost(run.batch, row):
             self.others.append((run, Outcome(row, Kind.RELEASED)))
             return False
         message = (run.sequences[row], run.ids[row])
-        if self.record.has(run.source, message):
+        if self.record.has(run.source, message) or self._handled(run, message):
             self.counts["repeats"] += 1
             self.completed.append((run, row))
             return False
@@ -160,6 +160,22 @@ class Stint:
         if here.ordered:
             self._check_sequence(run, message[0])
         return True
+
+    def _is_current(self, run: Run, row: int) -> bool:
+        """Whether the row's turn may go on: not when rows of a newer holding wait behind it."""
+        lane, holding = self.lane, run.holdings[row]
+        if lane.queue:
+            last, at = lane.queue[-1]
+            if last.holdings[at] > holding:
+                return False
+        return lane.enter(holding, run.turns[row])
+
+    def _handled(self, run: Run, message: tuple[int, str]) -> bool:
+        """Whether this stint handled the message: it came again while its first run went on."""
+        applied, source = self.change.applied, self.change.source
+        if not applied or message[0] > applied[-1][0] or source != run.source:
+            return False
+        return message in applied
 
     def _admits_failed(self, run: Run, row: int, failure: Failure) -> bool:
         outcome = None
@@ -310,6 +326,12 @@ class Stint:
         """Nobody handled the row."""
         self.others.append((run, Outcome(row, Kind.RELEASED)))
 
+    def give_back(self, run: Run, row: int) -> None:
+        """The row was cancelled because the runtime stops: nobody handled it, nor those behind."""
+        self.undo()
+        self._stop()
+        self.release(run, row)
+
     def finish(self) -> None:
         """No more rows: the commit can be made."""
         self.change.state = self.data
@@ -350,8 +372,7 @@ def one_by_one(here: Surroundings, stint: Stint, go_on: Callable[[], bool]) -> C
         else:
             result = yield arguments
         if result is STOPPED:
-            stint.undo()
-            stint.release(run, row)
+            stint.give_back(run, row)
         else:
             _conclude(runner, stint, run, row, context, result)
 
@@ -393,7 +414,7 @@ def whole_batch(here: Surroundings, stints: Sequence[Stint], most: int) -> Calls
             try:
                 stint.usable()
             except SerializationError as error:
-                _fail(here, _Item(stint, run, row), Raised(error))
+                _fail(here, _Item(stint, run, row), error)
             else:
                 items.append(_Item(stint, run, row))
     if items:
@@ -416,8 +437,7 @@ def _halves(here: Surroundings, items: list[_Item]) -> Calls:
     result = yield here.runner.batch_arguments(rows, states, context)
     if result is STOPPED:
         for item in items:
-            item.stint.undo()
-            item.stint.release(item.run, item.row)
+            item.stint.give_back(item.run, item.row)
         return
     results = _results(result, len(items))
     if isinstance(results, Raised):
@@ -431,14 +451,14 @@ def _apart(here: Surroundings, items: list[_Item], raised: Raised) -> Calls:
     for item in items:
         item.stint.undo()
     if len(items) == 1:
-        _fail(here, items[0], raised)
+        _fail(here, items[0], raised.error)
         return
     middle = len(items) // 2
     yield from _halves(here, items[:middle])
     rest = []
     for item in items[middle:]:
-        if item.stint.stopped:
-            item.stint.release(item.run, item.row)
+        if item.stint.stopped or here.runner.signals.stopping:
+            item.stint.give_back(item.run, item.row)
         else:
             rest.append(item)
     if rest:
@@ -472,10 +492,10 @@ def _settle(here: Surroundings, items: list[_Item], results: list[Any], context:
         sends.setdefault(at, []).append((queue, message))
     for stint, ats in groups.items():
         cut = next((n for n, at in enumerate(ats) if results[at] is not None), len(ats))
-        if cut == len(ats):
-            error = _written(stint, context)
-            if error is not None:
-                cut, results[ats[0]] = 0, error
+        if cut == len(ats) and (error := _written(stint, context)) is not None:
+            # Which of the rows put it there is found as for a call that raises.
+            yield from _apart(here, [items[at] for at in ats], Raised(error))
+            continue
         good, bad = ats[:cut], ats[cut:]
         yield from _end_good(
             here, stint, [items[at] for at in good], bool(bad), [sends.get(at, ()) for at in ats]
@@ -518,8 +538,7 @@ def _written(stint: Stint, context: Context) -> SerializationError | None:
     return None
 
 
-def _fail(here: Surroundings, item: _Item, result: Any) -> None:
+def _fail(here: Surroundings, item: _Item, error: BaseException) -> None:
     attempt = item.stint.attempt(item.run, item.row)
-    verdict = here.runner.verdict(result, attempt)
-    if verdict is not None:
-        item.stint.failure(item.run, item.row, verdict, attempt)
+    verdict = here.runner.failed(error, attempt)
+    item.stint.failure(item.run, item.row, verdict, attempt)

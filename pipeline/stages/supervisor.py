@@ -151,6 +151,7 @@ class Supervisor:
     def empty(self, look: Mapping[str, Figures]) -> bool:
         """Whether nothing is queued, scheduled, held for a retry or in hand anywhere.
 
+        Not while somebody did not answer: what it holds isn't known.
         One look is not enough where a handler sends to another pipeline's queue: a message may have
         gone over between two questions. Ask for two looks in a row.
         """
@@ -158,7 +159,7 @@ class Supervisor:
 
     def _is_empty(self, parts: Parts, figures: Figures) -> bool:
         counts, depth = figures.receivers, figures.depth
-        if counts.get("in_hand", 0) or figures.handlers.get("unsent", 0):
+        if figures.errors or counts.get("in_hand", 0) or figures.handlers.get("unsent", 0):
             return False
         if parts.exact_depth:
             return not (depth.available or depth.in_hand or depth.scheduled)
@@ -175,6 +176,7 @@ class Supervisor:
         total = Drained()
         for report in reports:
             total.left += report.left
+            total.unknown += report.unknown
             total.killed += report.killed
             total.errors += report.errors
             total.steps = report.steps

@@ -38,7 +38,7 @@ class Applied:
         recent = self._recent
         recent.append(message)
         self.top = max(self.top, message[0])
-        while len(recent) > RECENT and recent[0][0] < settled_below:
+        while len(recent) > RECENT and recent[RECENT][0] < settled_below:
             recent.popleft()
 
     def __len__(self) -> int:

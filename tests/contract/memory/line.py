@@ -24,6 +24,13 @@ PASS = "pass"
 """Nothing is wrong with this one."""
 
 
+class Answer:
+    """The call never reaches the broker, and this is the answer."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
 class Late:
     """The broker acts, and its answer takes so many seconds."""
 
@@ -92,7 +99,7 @@ class Line:
             raise Throttled("slower, please", retry_after=event.retry_after)
         if event == SILENCE:
             await asyncio.get_running_loop().create_future()
-        result = await call()
+        result = event.value if isinstance(event, Answer) else await call()
         if event == CUT:
             raise ConnectionFailed("the line was cut") from ConnectionResetError("reset by peer")
         if isinstance(event, Late):

@@ -15,6 +15,7 @@ from pipeline.errors import (
     ConnectionFailed,
     MessageLockLost,
     SessionLockLost,
+    SessionNotFound,
 )
 from pipeline.message import Message
 from pipeline.providers.memory import MemoryBroker
@@ -206,3 +207,31 @@ async def test_closing_ends_though_the_service_is_silent() -> None:
         assert now() - start <= 10
         [again] = await at.other.receive("q", wait=100)
         await at.other.complete(again)
+
+
+@pytest.mark.spec("P2", "F5")
+async def test_an_accept_that_brings_nothing_leaves_nothing_open() -> None:
+    """Nor does a session that was given back: each closes the lane that was opened for it."""
+    async with scene(**ORDERED) as at:
+        for _ in range(3):
+            error, _ = await failure(at.client.accept_session("q", wait=1))
+            assert type(error) is SessionNotFound
+            async with await at.client.accept_session("q", "s"):
+                pass
+        await asyncio.sleep(1)
+        assert at.line.calls["open_lane"] == at.line.calls["close_lane"] == 6
+
+
+@pytest.mark.spec("P2", "P14")
+async def test_a_cancelled_receive_ends_at_the_broker_too() -> None:
+    """It takes nothing to give back: a message that comes later is received, and counted, once."""
+    async with scene(sessions="none", count="on_receive") as at:
+        receiving = asyncio.create_task(at.client.receive("q", wait=30))
+        await asyncio.sleep(1)
+        receiving.cancel()
+        await asyncio.sleep(1)
+        await at.other.send("q", Message(b"1"))
+        [delivery] = await at.other.receive("q")
+        assert delivery.delivery_count == 1
+        assert (await at.line.broker.counters("q")).received == 1
+        await at.other.complete(delivery)

@@ -14,8 +14,9 @@ from pipeline.errors import (
     Throttled,
 )
 from pipeline.message import Message
+from pipeline.providers.memory.calls import BrokerRenewed
 from pipeline.providers.port import Sent
-from tests.contract.memory.line import CUT, MUTE, PASS, REFUSE, SILENCE, Late, Throttle
+from tests.contract.memory.line import CUT, MUTE, PASS, REFUSE, SILENCE, Answer, Late, Throttle
 from tests.contract.memory.scene import GROUPS, ORDERED, failure, now, scene, settling
 
 # --- cut in mid-call: the outcome is unknown ------------------------------------------------------
@@ -65,6 +66,42 @@ async def test_another_ending_after_a_lost_answer_is_not_taken_for_the_first() -
         assert type(error) is MessageNotFound
         [again] = await at.client.receive("q")
         await at.client.complete(again)
+
+
+@pytest.mark.spec("P2", "P14")
+@pytest.mark.parametrize("second", ["complete", "abandon"])
+async def test_a_settling_that_was_cancelled_in_mid_call_can_be_repeated(second: str) -> None:
+    """It had worked: the same again ends well, another ending is told that the message is gone."""
+    async with scene(**ORDERED) as at:
+        await at.send(b"1")
+        [delivery] = await at.client.receive("q")
+        at.line.plan("complete", Late(5))
+        settling = asyncio.create_task(at.client.complete(delivery))
+        await asyncio.sleep(1)
+        error, _ = await failure(at.client.abandon(delivery))
+        assert type(error) is MessageNotFound, "another call is at it"
+        settling.cancel()
+        await asyncio.wait([settling])
+        assert settling.cancelled()
+        if second == "complete":
+            assert await at.client.complete(delivery) == {}
+        else:
+            error, _ = await failure(at.client.abandon(delivery))
+            assert type(error) is MessageNotFound
+        assert await at.bodies() == []
+
+
+@pytest.mark.spec("P12", "P13", "R1")
+async def test_a_renewal_that_fails_in_part_is_repeated_in_part() -> None:
+    """Of two sessions one is renewed at the first call, the other at the second."""
+    async with scene(**ORDERED) as at:
+        await at.other.send_many("q", [Message(b"1", session="a"), Message(b"2", session="b")])
+        found = await at.client.receive("q", 2)
+        await asyncio.sleep(40)
+        at.line.plan("renew_sessions", Answer(BrokerRenewed(60.0, {1: Throttled("slower")})))
+        assert await at.client.renew(found) == {}
+        assert at.line.calls["renew_sessions"] == 2
+        await at.client.complete(found[1])
 
 
 @pytest.mark.spec("P12", "F2")

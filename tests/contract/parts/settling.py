@@ -225,6 +225,24 @@ class SettlingContract(Contract):
             await client.complete(dead)
 
     @pytest.mark.spec("M2", "P11")
+    async def test_a_message_in_hand_is_judged_when_it_is_given_back(self) -> None:
+        """It can be completed past its time to live, but is not delivered again."""
+        async with self.open() as bench:
+            [client] = bench.clients
+            lives = 2 * self.soon
+            for body in (b"done", b"stale"):
+                await client.send(bench.queue, self.message(body, time_to_live=lives))
+            found = await self.several(client, bench.queue, 2)
+            done, stale = sorted(found, key=lambda one: one.body)
+            await self.sleep(lives + 1)
+            assert await client.complete(done) == {}
+            assert await client.release(stale) == {}
+            await self.nothing(client, bench.queue)
+            dead = await self.one(client, bench.queue, dead_letters=True)
+            assert dead.body == b"stale"
+            await client.complete(dead)
+
+    @pytest.mark.spec("M2", "P11")
     async def test_an_expired_message_can_be_dropped(self) -> None:
         """With `on_expiry: drop` it is nowhere."""
         async with self.open(on_expiry="drop") as bench:

@@ -1,0 +1,52 @@
+"""What the README shows is what runs."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks in one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The README's handler and configuration, in the current directory."""
+    handler, *_ = blocks("python")
+    (config,) = blocks("yaml")
+    (tmp_path / "shop.py").write_text(handler)
+    (tmp_path / "shop.yaml").write_text(config)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    return tmp_path
+
+
+@pytest.mark.spec("T4")
+def test_the_configuration_of_the_readme_is_right(shop: Path, command: Callable[..., Any]) -> None:
+    """`queue-runtime check shop.yaml` accepts it."""
+    ended = command("check", "shop.yaml")
+    assert (ended.code, ended.err) == (0, "")
+
+
+@pytest.mark.spec("T4", "T1")
+def test_the_test_of_the_readme_passes(shop: Path) -> None:
+    """The handler of twenty lines does what the README's own test says."""
+    _, test, _ = blocks("python")
+    exec(compile(test, "README.md", "exec"), {})
+
+
+@pytest.mark.spec("T4")
+def test_the_program_of_the_readme_is_python() -> None:
+    """The block with the runtime compiles; the cluster tests run its like."""
+    _, _, program = blocks("python")
+    compile(program, "README.md", "exec")

@@ -1,0 +1,281 @@
+"""Messages, deliveries and the batches that carry them."""
+
+from __future__ import annotations
+
+import pickle
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.batch import SCHEMA, MessageBatch
+from pipeline.errors import SerializationError, ValidationError
+from pipeline.message import Delivery, Lock, Message, TraceContext, from_row, to_row
+from pipeline.names import MessageId, QueueName, ReceiptHandle, SessionId
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+NAME = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=20)
+MOMENTS = st.integers(946_684_800_000_000, 4_102_444_800_000_000).map(
+    lambda micros: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
+)
+MESSAGES = st.builds(
+    Message,
+    body=st.binary(max_size=200),
+    id=NAME.map(MessageId),
+    session=st.none() | NAME.map(SessionId),
+    correlation_id=st.none() | TEXT,
+    content_type=st.none() | TEXT,
+    attributes=st.dictionaries(TEXT, st.text(st.characters(exclude_categories=["Cs"]))),
+    time_to_live=st.none() | st.floats(0.001, 1e9),
+    not_before=st.none() | MOMENTS,
+    deduplication_id=st.none() | TEXT,
+    trace=st.none() | st.builds(TraceContext, traceparent=TEXT, tracestate=st.none() | TEXT),
+)
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+
+@pytest.mark.spec("M2")
+@given(MESSAGES)
+def test_a_message_survives_pickle_and_rows(message: Message) -> None:
+    """It arrives equal, typed as it was."""
+    copy = pickle.loads(pickle.dumps(message))
+    assert copy == message
+    assert type(copy.id) is MessageId
+    assert from_row(to_row(message)) == message
+
+
+@pytest.mark.spec("M2")
+def test_a_message_is_immutable() -> None:
+    """Neither its fields nor its attributes change, nor do they follow what they were made from."""
+    given = {"a": "1"}
+    body = bytearray(b"x")
+    message = Message(body, attributes=given)  # type: ignore[arg-type]
+    given["a"], body[0] = "2", 0
+    assert (message.body, dict(message.attributes)) == (b"x", {"a": "1"})
+    with pytest.raises(AttributeError):
+        message.body = b""  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        message.attributes["a"] = "3"  # type: ignore[index]
+    assert hash(message) == hash(pickle.loads(pickle.dumps(message)))
+
+
+@pytest.mark.spec("M2")
+def test_ids_are_made_when_none_is_given() -> None:
+    """Each message gets one of its own; a session is branded."""
+    assert Message(b"").id != Message(b"").id
+    moved = Message(b"x", id="m").with_session("s")  # type: ignore[arg-type]
+    assert (moved.id, moved.session) == ("m", "s")
+    assert type(moved.session) is SessionId
+    assert type(Message(b"", session="s").session) is SessionId  # type: ignore[arg-type]
+
+
+@pytest.mark.spec("M1", "M2")
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("body", "text"),
+        ("id", ""),
+        ("session", "a" * 129),
+        ("correlation_id", ""),
+        ("content_type", "x" * 1025),
+        ("content_type", "\ud800"),
+        ("deduplication_id", 5),
+        ("attributes", {"": "x"}),
+        ("attributes", {"a": 1}),
+        ("attributes", {"a": "\ud800"}),
+        ("attributes", {1: "x"}),
+        ("attributes", 5),
+        ("time_to_live", 0),
+        ("time_to_live", float("nan")),
+        ("time_to_live", "5"),
+        ("not_before", datetime(2026, 1, 1)),  # noqa: DTZ001 - that is the point
+        ("not_before", "tomorrow"),
+        ("trace", "00-1"),
+    ],
+)
+def test_a_wrong_value_is_refused_when_the_message_is_made(field: str, value: Any) -> None:
+    """So that no receiver meets a message that it can't carry; the error names the field."""
+    with pytest.raises(ValidationError) as caught:
+        Message(**{"body": b"", field: value})
+    assert caught.value.field.startswith(("MessageId", "SessionId", f"Message.{field}"))
+
+
+# --- deliveries -----------------------------------------------------------------------------------
+
+
+@pytest.mark.spec("M2")
+@given(st.lists(MESSAGES, max_size=8))
+def test_a_batch_carries_every_field(messages: list[Message]) -> None:
+    """Any bytes and any text come out of columns, buffer and pickle as they went in."""
+    batch = MessageBatch.from_messages(messages)
+    for copy in (
+        batch,
+        MessageBatch.from_buffer(batch.to_buffer()),
+        pickle.loads(pickle.dumps(batch)),
+    ):
+        assert [delivery.message for delivery in copy] == messages
+        assert [delivery.sequence for delivery in copy] == list(range(1, len(messages) + 1))
+        for delivery, message in zip(copy, messages, strict=True):
+            assert delivery.body == message.body
+            assert delivery.time_to_live == message.time_to_live
+            assert delivery.not_before == message.not_before
+            assert delivery.deduplication_id == message.deduplication_id
+            assert delivery.trace == message.trace
+            assert delivery.content_type == message.content_type
+            assert delivery.correlation_id == message.correlation_id
+            assert delivery.delivery_count == 1
+
+
+@pytest.mark.spec("M2")
+def test_a_delivery_says_what_the_provider_says() -> None:
+    """Sequence, count, times, lock and dead-letter reason are the columns'; a null is a None."""
+    batch = MessageBatch.from_columns(
+        1,
+        {
+            "id": ["m"],
+            "body": [b""],
+            "sequence": [7],
+            "delivery_count": [3],
+            "enqueued_at": [0.0],
+            "locked_until": [60.0],
+            "dead_letter_reason": ["rejected"],
+            "dead_letter_description": ["{}"],
+        },
+    )
+    delivery = Delivery(batch, 0, QueueName("orders"), 2)
+    start = datetime(1970, 1, 1, tzinfo=UTC)
+    assert (delivery.sequence, delivery.delivery_count, delivery.partition) == (7, 3, 2)
+    assert delivery.queue == "orders"
+    assert delivery.enqueued_at == start
+    assert delivery.lock == Lock(locked_until=start + timedelta(minutes=1))
+    assert (delivery.dead_letter_reason, delivery.dead_letter_description) == ("rejected", "{}")
+    assert delivery.session is None
+    assert dict(delivery.attributes) == {}
+    assert repr(delivery) == "Delivery(id=MessageId('m'), session=None, sequence=7)"
+
+
+@pytest.mark.spec("M1")
+def test_only_a_client_has_receipts() -> None:
+    """A handler is told that the runtime settles by its outcome."""
+    batch = MessageBatch.from_messages([Message(b"")])
+    assert Delivery(batch, 0, receipt=ReceiptHandle("r")).receipt == "r"
+    with pytest.raises(ValidationError, match="a handler returns an outcome"):
+        _ = batch[0].receipt
+
+
+@pytest.mark.spec("M2")
+def test_times_of_any_zone_are_one_moment() -> None:
+    """A time with another zone arrives as the same moment in UTC."""
+    there = datetime(2026, 5, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    batch = MessageBatch.from_messages([Message(b"", not_before=there)])
+    assert batch[0].not_before == there
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+def batch_of(count: int, size: int = 10) -> MessageBatch:
+    return MessageBatch.from_messages(
+        [Message(bytes(size), id=MessageId(f"m{n}")) for n in range(count)]
+    )
+
+
+def ids(batch: MessageBatch) -> list[str]:
+    return [str(one.id) for one in batch]
+
+
+@pytest.mark.spec("M2", "F1")
+@given(st.lists(st.integers(0, 4), max_size=30))
+def test_split_loses_and_doubles_nothing(owners: list[int]) -> None:
+    """Each owner gets its rows in their order, with their places in the whole."""
+    batch = batch_of(len(owners))
+    parts = batch.split(owners)
+    assert set(parts) == set(owners)
+    for owner, (rows, part) in parts.items():
+        assert rows == [at for at, one in enumerate(owners) if one == owner]
+        assert ids(part) == [f"m{at}" for at in rows]
+
+
+@pytest.mark.spec("M2")
+@given(st.lists(st.integers(0, 5), max_size=5))
+def test_concat_keeps_order(counts: list[int]) -> None:
+    """The rows of all batches, one after the other; no batch gives no rows."""
+    batches = [batch_of(count) for count in counts]
+    assert ids(MessageBatch.concat(batches)) == [one for batch in batches for one in ids(batch)]
+
+
+def test_rows_are_found_as_in_a_list() -> None:
+    """By number, from the end too; a slice is a batch; a row that isn't there is an IndexError."""
+    batch = batch_of(5)
+    assert ids(batch[1:4:2]) == ["m1", "m3"]
+    assert ids(batch.take([4, 0])) == ["m4", "m0"]
+    assert batch[-1].id == "m4"
+    for wrong in (5, -6):
+        with pytest.raises(IndexError):
+            batch[wrong]
+    assert len(MessageBatch.empty()) == 0
+    assert batch.column("id").to_pylist() == ids(batch)
+    assert batch.values("id") is batch.values("id")
+    with pytest.raises(KeyError):
+        batch.column("nothing")
+
+
+@pytest.mark.spec("F1", "F5")
+def test_a_serialised_slice_does_not_ship_its_parent() -> None:
+    """Ten rows of a thousand cost less than twice their own bytes on the wire."""
+    batch = batch_of(1_000, size=1_000)
+    few = batch[500:510]
+    assert few.to_buffer().size < 2 * few.nbytes
+    assert few.nbytes < batch.nbytes / 50
+    one_owner = batch.split([0] * 999 + [1])[1][1]
+    assert one_owner.to_buffer().size < 10_000
+
+
+@pytest.mark.spec("M2")
+@given(st.binary(max_size=300))
+def test_bytes_that_are_no_batch_are_an_error_of_ours(garbage: bytes) -> None:
+    """Whatever the bytes are, the error is ours and says how many they were."""
+    with pytest.raises(SerializationError, match=f"{len(garbage)} bytes"):
+        MessageBatch.from_buffer(pa.py_buffer(garbage))
+
+
+@pytest.mark.spec("M2")
+def test_a_batch_that_was_cut_or_is_another_is_an_error_of_ours() -> None:
+    """A buffer that ends early, or holds other columns, is refused."""
+    whole = batch_of(20).to_buffer()
+    for size in range(0, whole.size - 64, 97):
+        with pytest.raises(SerializationError):
+            MessageBatch.from_buffer(whole.slice(0, size))
+    with pytest.raises(SerializationError):
+        MessageBatch.from_buffer(pa.record_batch({"a": [1]}).serialize())
+
+
+def test_columns_that_are_not_given_are_zero_or_null() -> None:
+    """A first delivery counts 1, numbers are 0, all else is null."""
+    batch = MessageBatch.from_columns(2, {"id": ["a", "b"], "body": [b"", b"xyz"]})
+    assert batch.arrow.schema == SCHEMA
+    assert batch.values("delivery_count") == [1, 1]
+    assert batch.values("turn") == [0, 0]
+    assert batch.values("enqueued_at") == [0.0, 0.0]
+    assert batch.values("session") == [None, None]
+    assert batch.sizes() == [0, 3]
+
+
+def test_the_providers_id_stands_for_the_senders_where_there_is_one() -> None:
+    """Row by row; a batch without any uses the senders'."""
+    batch = MessageBatch.from_columns(2, {"id": ["a", "b"], "body": [b"", b""]})
+    assert batch.provider_ids() == ["a", "b"]
+    assert batch.with_columns(provider_id=["x", None]).provider_ids() == ["x", "b"]
+
+
+def test_distinct_values_and_where_they_stand() -> None:
+    """A null is a value like others; an equal one has one number."""
+    batch = batch_of(4).with_columns(session=["s", None, "t", "s"])
+    values, codes = batch.distinct("session")
+    assert [values[code] for code in codes] == ["s", None, "t", "s"]
+    assert len(values) == 3

@@ -1,0 +1,127 @@
+"""The supervisor: what actors say, added up; when all is empty; the drain of all pipelines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.errors import ConnectionFailed
+from pipeline.providers.port import Depth
+from pipeline.stages.drain import Limits
+from pipeline.stages.supervisor import Figures, Parts, Said, Supervisor
+from pipeline.telemetry.counters import Histogram
+
+
+class Actor:
+    """Says what it is told to, and does each step of a drain at once."""
+
+    def __init__(self, name: str, said: Said | Exception, left: int = 0) -> None:
+        self.name = name
+        self.said = said
+        self.left = left
+        self.calls: list[str] = []
+
+    async def stats(self) -> Said:
+        if isinstance(self.said, Exception):
+            raise self.said
+        return self.said
+
+    async def close(self) -> int:
+        self.calls.append("close")
+        return self.left
+
+    def __getattr__(self, name: str) -> Any:
+        async def step() -> None:
+            self.calls.append(name)
+
+        return step
+
+
+def counts(**named: int) -> Said:
+    return Said(named)
+
+
+def parts(receivers: list[Any], handlers: list[Any] | None = None, *, exact: bool = True) -> Parts:
+    return Parts("orders", exact, receivers, [Actor("r", counts(batches=1))], handlers or [])
+
+
+async def depth_of(queue: str) -> Depth:
+    return Depth(available=0, in_hand=0, scheduled=0)
+
+
+def supervisor(pipelines: dict[str, Parts], depth: Any = depth_of) -> Supervisor:
+    return Supervisor(pipelines, depth, Limits())
+
+
+@pytest.mark.spec("O1", "O4")
+async def test_a_look_adds_up_what_the_actors_say() -> None:
+    """Counters by kind of actor, latencies merged, the queue's depth beside them."""
+    times = Histogram()
+    times.add([0.5])
+    actors = [
+        Actor("c0", Said({"received": 2}, latency=times.counts)),
+        Actor("c1", Said({"received": 3, "settled": 1})),
+    ]
+    handlers = [Actor("h0", counts(handled=4)), Actor("h1", counts(handled=1))]
+    look = await supervisor({"p": parts(actors, handlers)}).look()
+    figures = look["p"]
+    assert figures.receivers == {"received": 5, "settled": 1}
+    assert figures.routers == {"batches": 1}
+    assert figures.handlers == {"handled": 5}
+    assert figures.latency.total == 1
+    assert figures.depth.available == 0
+    assert figures.errors == []
+
+
+@pytest.mark.spec("F7", "P10")
+async def test_errors_are_told_by_name() -> None:
+    """An actor that can't go on, one that doesn't answer, a queue that can't be asked."""
+
+    async def unreachable(queue: str) -> Depth:
+        raise ConnectionFailed("refused")
+
+    actors = [Actor("c0", Said({}, error="broke")), Actor("c1", ConnectionFailed("no answer"))]
+    watcher = supervisor({"p": parts(actors)}, unreachable)
+    look = await watcher.look()
+    assert look["p"].errors == ["c0: broke", "c1: no answer", "queue orders: refused"]
+    assert not watcher.empty(look), "what does not answer may hold anything"
+
+
+@pytest.mark.spec("F9")
+@pytest.mark.parametrize(
+    ("figures", "exact", "empty"),
+    [
+        (Figures(depth=Depth(available=0, in_hand=0, scheduled=0)), True, True),
+        (Figures(depth=Depth(available=1, in_hand=0, scheduled=0)), True, False),
+        (Figures(depth=Depth(available=0, in_hand=1, scheduled=0)), True, False),
+        (Figures(depth=Depth(available=0, in_hand=0, scheduled=1)), True, False),
+        (Figures(receivers={"in_hand": 1}), True, False),
+        (Figures(handlers={"unsent": 1}), True, False),
+        (Figures(receivers={"empty_receives": 3}), False, False),
+        (Figures(receivers={"empty_receives": 4}), False, True),
+        (Figures(receivers={"empty_receives": 4, "in_hand": 1}), False, False),
+    ],
+)
+def test_empty_is_empty_everywhere(figures: Figures, exact: bool, empty: bool) -> None:
+    """By an exact depth, or, where that is a guess, by receives that brought nothing."""
+    actors = [Actor("c0", counts()), Actor("c1", counts())]
+    watcher = supervisor({"p": parts(actors, exact=exact), "q": parts([], exact=True)})
+    quiet = Figures(depth=Depth(available=0, in_hand=0, scheduled=0))
+    assert watcher.empty({"p": figures, "q": quiet}) == empty
+    assert watcher.empty({"q": quiet})
+
+
+@pytest.mark.spec("F6", "F8")
+async def test_every_pipeline_is_drained() -> None:
+    """All at once; what is left adds up."""
+    one, two = Actor("c0", counts(), left=2), Actor("c1", counts(), left=3)
+    handler = Actor("h", counts())
+    report = await supervisor({"p": parts([one], [handler]), "q": parts([two])}).drain()
+    assert report.left == 5
+    assert report.unknown == 0
+    assert not report.clean
+    assert report.steps[0] == "1 no new receive"
+    assert handler.calls == ["drain", "close"]
+    assert "stop_receiving" in one.calls
+    assert "stop_receiving" in two.calls
