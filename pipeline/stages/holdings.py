@@ -50,9 +50,9 @@ class Holdings:
         """The session, if it is here."""
         return self._sessions.get(session)
 
-    def held(self, holding: int) -> Turns | None:
-        """NATIVE: the session of a holding."""
-        return self._held.get(holding)
+    def held(self, holding: int) -> Turns:
+        """NATIVE: the session of a holding, which is still held."""
+        return self._held[holding]
 
     def open(self, holding: Holding, now: float) -> None:
         """NATIVE: a session was opened."""
@@ -68,8 +68,7 @@ class Holdings:
 
     def drop(self, turns: Turns) -> None:
         """Forget a session: it is given back, lost, or empty."""
-        if turns in self:
-            del self._sessions[turns.session]
+        self._sessions.pop(turns.session, None)
         if self._held.get(turns.holding) is turns:
             del self._held[turns.holding]
         self._rooms.pop(turns.holding, None)

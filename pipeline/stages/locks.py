@@ -66,9 +66,7 @@ class Locks:
 
     def _lost(self, key: int) -> None:
         if self._holdings.native:
-            turns = self._holdings.held(key)
-            if turns is not None:
-                self._lose_session(turns)
+            self._lose_session(self._holdings.held(key))
             return
         lot = self._ledger.lot(key)
         for row in lot.unsettled() if lot is not None else ():

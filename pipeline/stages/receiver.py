@@ -470,11 +470,11 @@ class ReceiverCore:
 
     def _lose_row(self, row: int) -> None:
         """The lock of a row without a session ended."""
-        if self._ledger.lose(row):
-            lot, place = self._ledger.find(row)
-            self._outgo.lose(lot.ids[place], lot.holding)
-            if self._again.forget(row):
-                self._lost([row])
+        self._ledger.lose(row)
+        lot, place = self._ledger.find(row)
+        self._outgo.lose(lot.ids[place], lot.holding)
+        if self._again.forget(row):
+            self._lost([row])
 
     def _lost(self, rows: Sequence[int]) -> None:
         self.ended(rows, How.LOST)

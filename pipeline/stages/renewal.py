@@ -85,9 +85,6 @@ class Renewer(Generic[Key]):
         """The lock is no longer needed."""
         self._locks.pop(key, None)
 
-    def __len__(self) -> int:
-        return len(self._locks)
-
     async def _run(self) -> None:
         while True:
             self._changed.clear()

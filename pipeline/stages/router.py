@@ -218,6 +218,7 @@ class _Way:
                 _release(waiting, gone)
                 self.waiting -= len(gone)
                 self._fragments[at] = waiting.without(gone)
+        self._fragments = deque(one for one in self._fragments if one.places)
 
     def _remember(self, fragments: deque[_Fragment]) -> None:
         for fragment in fragments:
@@ -241,8 +242,7 @@ class _Way:
                 run.append(self._fragments.popleft())
                 rows += len(fragment.places)
             self.waiting -= rows
-            if rows:
-                self._send(run, ())
+            self._send(run, ())
         if not self._fragments:
             self._newest.clear()
 

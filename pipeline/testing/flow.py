@@ -20,7 +20,7 @@ from pipeline.names import QueueName
 from pipeline.outcomes import Part
 from pipeline.providers.memory import MemoryBroker, MemoryProvider
 from pipeline.providers.memory.settings import QueueSettings
-from pipeline.providers.port import Sent
+from pipeline.providers.port import Receiver, Sent
 from pipeline.retry import RetryPolicy
 from pipeline.slots import SlotTable
 from pipeline.stages.calls import Header, RunCalls
@@ -30,6 +30,9 @@ from pipeline.stages.receiver import ReceiverCore, ReceiverSettings
 from pipeline.stages.router import RouterCore, RouterSettings
 from pipeline.stages.workers import InlineHands
 from pipeline.state.memory import MemoryStore
+
+_IDLE = 10.0
+"""Seconds of the loop that cancelled messages have to end."""
 
 
 class Wire:
@@ -73,6 +76,7 @@ class FlowSettings:
         concurrency: sessions an async handler runs at once.
         store_of: makes the store of a handler, by number.
         wire: what carries the calls from core to core.
+        source: what stands between a receiver and the provider, faults for example.
     """
 
     queue: QueueSettings
@@ -93,6 +97,7 @@ class FlowSettings:
     concurrency: int = 64
     store_of: Callable[[int], MemoryStore] = lambda _: MemoryStore()
     wire: Callable[[RunCalls], RunCalls] = Wire
+    source: Callable[[Receiver], Receiver] = lambda receiver: receiver
 
 
 class Flow:
@@ -199,7 +204,7 @@ class Flow:
                 hold=settings.hold,
                 sessions=settings.sessions,
             ),
-            await self.provider.receiver(self.name, partition=number),
+            settings.source(await self.provider.receiver(self.name, partition=number)),
             self.provider.capabilities(self.name),
             await self.provider.source(self.name),
             [settings.wire(router) for router in self.routers],
@@ -249,6 +254,10 @@ class Flow:
             await handler.drain()
         for handler in self.handlers:
             await handler.stop_running()
+        await asyncio.wait(
+            [asyncio.ensure_future(receiver.idle()) for receiver in self.receivers],
+            timeout=_IDLE,
+        )
         left = 0
         for receiver in self.receivers:
             left += await receiver.close()

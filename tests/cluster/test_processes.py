@@ -93,7 +93,9 @@ def test_a_run_is_sent_to_and_drains_at_sigterm(tmp_path: Path) -> None:
                 timeout=60,
                 check=False,
             )
-            assert (sent.returncode, sent.stdout) == (0, "sent 50 messages to events\n"), sent.stderr
+            assert (sent.returncode, sent.stdout) == (0, "sent 50 messages to events\n"), (
+                sent.stderr
+            )
             time.sleep(2)
             run.send_signal(signal.SIGTERM)
             assert run.wait(60) == 0, log.read_text()

@@ -35,6 +35,10 @@ class Books(RuleBasedStateMachine):
         self.loop = VirtualLoop()
 
     def teardown(self) -> None:
+        asked = getattr(self, "asked", None)
+        if asked is not None:
+            asked.cancel()
+            self.loop.run_until_complete(asyncio.wait([asked]))
         self.loop.close()
 
     @initialize(rows=st.integers(1, 8), pause=st.sampled_from([0.0, 1.0]))
