@@ -1,59 +1,145 @@
-"""What a run shows while it works: one live line on a terminal, plain lines otherwise."""
+"""Progress on standard error: one live line on a terminal, plain lines now and then elsewhere."""
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any
+import shutil
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Final, TextIO
 
-if TYPE_CHECKING:
-    from actors.runtime import Look
+_WINDOW: Final = 2.0
+"""Seconds that a rate is measured over."""
 
-_PLAIN = 2.0
+_EVERY: Final = 2.0
 """Seconds between two plain lines."""
+
+_UNCHANGED: Final = 10.0
+"""Seconds between two plain lines that say the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """How far a run is.
+
+    Args:
+        at: seconds since it began.
+        done: messages settled for good.
+        backlog: messages that wait in the queues; None where that isn't known.
+        in_flight: messages received and not settled.
+        failures: attempts that failed.
+    """
+
+    at: float
+    done: int
+    backlog: int | None
+    in_flight: int
+    failures: int
+
+
+class LiveStream:
+    """A terminal with a line at its end that is drawn anew, below whatever else is written.
+
+    Stands in for `sys.stderr`, so that logs don't run into the line.
+
+    Args:
+        stream: the terminal.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()  # Ray forwards what workers print from a thread of its own
+        self._drawn = False
+        self._at_start = True
+
+    def write(self, text: str) -> int:
+        """Write text in place of the line, which the next `draw` brings back."""
+        with self._lock:
+            self._clear()
+            self._stream.write(text)
+            self._at_start = text.endswith("\n") if text else self._at_start
+            self._stream.flush()
+        return len(text)
+
+    def draw(self, line: str) -> None:
+        """Show this line, cut to the terminal's width."""
+        with self._lock:
+            if self._at_start:
+                width = shutil.get_terminal_size().columns
+                self._clear()
+                self._stream.write(line[: width - 1])
+                self._stream.flush()
+                self._drawn = True
+
+    def end(self) -> None:
+        """Take the line away."""
+        with self._lock:
+            self._clear()
+            self._stream.flush()
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+    def fileno(self) -> int:
+        """The terminal's."""
+        return self._stream.fileno()
+
+    def _clear(self) -> None:
+        if self._drawn:
+            self._stream.write("\r\x1b[K")
+            self._drawn = False
 
 
 class Progress:
-    """Writes to standard error, so that standard output has the results alone."""
+    """Says how far a run is.
 
-    def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
-        self._last: tuple[float, int] | None = None
-        self._shown = 0.0
-        self._width = 0
+    Args:
+        name: the run's.
+        stream: where to.
+        live: draws the line on this terminal, if given, instead of writing lines.
+    """
 
-    def show(self, look: Look) -> None:
-        """Show the figures, if it is time."""
-        completed = look.total("receivers", "completed")
-        if self._last is None:
-            self._last = (look.at, completed)
-            return
-        since = look.at - self._last[0]
-        if since <= 0 or (not self._live and look.at - self._shown < _PLAIN):
-            return
-        line = describe(look, (completed - self._last[1]) / since)
-        self._last = (look.at, completed)
-        self._shown = look.at
-        if self._live:
-            sys.stderr.write("\r" + line.ljust(self._width))
-            self._width = len(line)
-        else:
-            sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+    def __init__(self, name: str, stream: TextIO, live: LiveStream | None = None) -> None:
+        self._name = name
+        self._stream = stream
+        self._live = live
+        self._moments: deque[Moment] = deque()
+        self._told: Moment | None = None
 
-    def end(self) -> None:
-        """Leave the live line."""
-        if self._live and self._width:
-            sys.stderr.write("\n")
-            self._width = 0
+    def show(self, moment: Moment) -> None:
+        """The run is so far now."""
+        moments = self._moments
+        moments.append(moment)
+        while len(moments) > 2 and moments[1].at <= moment.at - _WINDOW:
+            moments.popleft()
+        if self._live is not None:
+            self._live.draw(self._line(moment))
+        elif self._due(moment):
+            self._told = moment
+            self._stream.write(f"{self._line(moment)}\n")
+            self._stream.flush()
 
+    def _due(self, moment: Moment) -> bool:
+        told = self._told
+        if told is None:
+            return moment.at >= _EVERY
+        same = (moment.done, moment.backlog, moment.failures) == (
+            told.done,
+            told.backlog,
+            told.failures,
+        )
+        return moment.at - told.at >= (_UNCHANGED if same else _EVERY)
 
-def describe(look: Look, rate: float) -> str:
-    """The figures in one line."""
-    depths: list[Any] = [figures.depth.available for figures in look.pipelines.values()]
-    backlog = "?" if None in depths else f"{sum(depths):,}"
-    return (
-        f"{look.total('receivers', 'completed'):,} completed ({rate:,.0f}/s), "
-        f"backlog {backlog}, in flight {look.total('receivers', 'in_hand'):,}, "
-        f"failed {look.total('handlers', 'failed'):,}, "
-        f"dead-lettered {look.total('receivers', 'dead_lettered'):,}"
-    )
+    def _line(self, moment: Moment) -> str:
+        first = self._moments[0]
+        passed = moment.at - first.at
+        rate = (moment.done - first.done) / passed if passed > 0 else 0.0
+        backlog = "?" if moment.backlog is None else f"{moment.backlog:,}"
+        return (
+            f"{self._name} {moment.at:.0f} s: {moment.done:,} done, {rate:,.0f}/s, "
+            f"backlog {backlog}, in flight {moment.in_flight:,}, failures {moment.failures:,}"
+        )

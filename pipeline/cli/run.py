@@ -1,197 +1,338 @@
-"""`queue-runtime run FILE`: run a configuration's pipelines on Ray, feed them, check the result."""
+"""`queue-runtime run FILE`: the pipelines at work, until interrupted or until all is handled.
+
+The order of a run is `_Run`'s: start, work, drain, read the counters and states, check, close. What
+it prints is `summary`'s and `progress`'s; only results go to standard output.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import os
-import signal
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
-from pipeline.cli.cluster import announced, make_runtime
+from pipeline.cli import addresses, cluster
 from pipeline.cli.common import DONE, FAILED, Checked, add_config, complain, open_checked, say
-from pipeline.cli.progress import Progress
-from pipeline.errors import QueueError
+from pipeline.cli.progress import LiveStream, Moment, Progress
+from pipeline.cli.signals import LEFT, Signals, Stopped
+from pipeline.cli.summary import Summary
+from pipeline.config import RuntimeConfig
+from pipeline.config.secrets import masked
+from pipeline.errors import ConfigurationError, QueueError
 from pipeline.telemetry import log
 
 if TYPE_CHECKING:
-    from actors.runtime import Runtime
+    from actors.runtime import Look, Runtime
     from pipeline.cli.common import Subparsers
 
-LEFT = 3
-"""The exit code when something had to be left to lock expiry (SPEC F6)."""
-
 _log = logging.getLogger("queue_runtime.run")
+_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 
 
 def add(subparsers: Subparsers) -> None:
     """Declare the command."""
     parser = subparsers.add_parser(
         "run",
-        help="run a configuration's pipelines",
-        description="Run the pipelines until interrupted (SIGINT, SIGTERM, `queue-runtime drain`): "
-        "running messages then finish and the rest is given back. Exit codes: 0; 1 failed or not "
-        "verified; 2 wrong configuration; 3 something was left to lock expiry.",
+        help="run a configuration's pipelines on Ray",
+        description="Run a configuration's pipelines on Ray, until SIGTERM, SIGINT or `drain`, or "
+        "until all is handled. Exit code 0; 1 when the run or its check failed; 2 when the "
+        "configuration is wrong; 3 when a drain had to leave something to lock expiry.",
     )
     add_config(parser)
     parser.add_argument(
         "--until-empty",
         action="store_true",
-        help="end when the job's feed has ended and nothing is queued, scheduled or in hand",
+        help="end when the job has fed all and nothing is queued, scheduled or in hand",
     )
-    parser.add_argument("--json", action="store_true", help="write the summary as one JSON line")
+    parser.add_argument(
+        "--json", action="store_true", help="write the result as JSON, on the last line"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; what is wrong is raised."""
-    checked = open_checked(arguments.config)
-    config = checked.config
-    job = checked.job() if checked.job is not None else None
-    runtime = make_runtime(config)
-    log.configure(config.log.format, config.log.level)
-    _warn(checked)
-    return asyncio.run(_Run(runtime, job, arguments).run())
+    """Run the command; what is wrong with the configuration is raised."""
+    with Signals() as signals:
+        try:
+            checked = open_checked(arguments.config)
+            config = checked.config
+            if not config.pipelines:
+                raise ConfigurationError(f"{arguments.config}: pipelines: there is none to run")
+            signals.last = partial(addresses.remove, config.name)
+            log.configure(config.log.format, config.log.level)
+            work = _Run(checked, signals, until_empty=arguments.until_empty)
+            # Handlers and jobs may print, and Ray prints it here: it must not mix with the results.
+            with _screen(config.name) as progress, redirect_stdout(sys.stderr):
+                asyncio.run(work.run(progress))
+        except Stopped:
+            complain("stopped before anything was started")
+            return DONE
+    if work.summary is not None:
+        say(work.summary.table())
+        if arguments.json:
+            say(work.summary.line())
+    return work.code
 
 
-def _warn(checked: Checked) -> None:
-    """Say what works, but not as it might be thought to."""
-    for name, queue in checked.config.queues.items():
-        if queue.fifo and not queue.ordered:
-            _log.warning("queue %s has no sessions: its messages are handled in any order", name)
-    in_job = "RAY_JOB_ID" in os.environ or "RAY_ADDRESS" in os.environ
-    if in_job and "RAY_JOB_STOP_WAIT_TIME_S" not in os.environ:
-        _log.warning(
-            "`ray job stop` kills after 3 s, before a drain is over: submit with --runtime-env "
-            "configs/runtime-env.yaml, which sets RAY_JOB_STOP_WAIT_TIME_S"
-        )
+@contextmanager
+def _screen(name: str) -> Iterator[Progress]:
+    """Progress as standard error can show it."""
+    stream = sys.stderr
+    if not stream.isatty():
+        yield Progress(name, stream)
+        return
+    live = LiveStream(stream)
+    # It has all that is asked of a standard error.
+    with redirect_stderr(cast("Any", live)):
+        try:
+            yield Progress(name, stream, live)
+        finally:
+            live.end()
 
 
 class _Run:
-    """One run of the command."""
+    """One run, from connecting to closing.
 
-    def __init__(self, runtime: Runtime, job: Any, arguments: argparse.Namespace) -> None:
-        self._runtime = runtime
-        self._job = job
-        self._until_empty = arguments.until_empty
-        self._json = arguments.json
-        self._progress = Progress()
-        self._stop = asyncio.Event()
-        self._summary: dict[str, Any] = {}
+    Args:
+        checked: the configuration and the job.
+        signals: ask for the drain.
+        until_empty: whether it ends by itself.
+    """
 
-    async def run(self) -> int:
-        """Start, work, drain, check, end."""
+    def __init__(self, checked: Checked, signals: Signals, *, until_empty: bool) -> None:
+        self.summary: Summary | None = None
+        self.code = DONE
+        self._config = checked.config
+        self._signals = signals
+        self._until_empty = until_empty
+        self._job = _job(checked)
+        # Last of what can be wrong before anything is started: importing Ray takes a second.
+        self._runtime: Runtime = cluster.runtime(checked.config)
+        self._fed = False
+        self._began = self._settled_at = 0.0
+        self._settled = 0
+
+    async def run(self, progress: Progress) -> None:
+        """All of it; sets `summary` and `code`.
+
+        Raises:
+            Stopped: a signal came before the actors were started.
+            QueueError: it could not be started.
+        """
+        _warn(self._config)
+        loop = asyncio.get_running_loop()
+        self._signals.tell(loop)
+        runtime = self._runtime
+        try:
+            await self._start()
+            self._announce()
+            self._began = self._settled_at = loop.time()
+            await self._work(progress)
+            await self._finish()
+        finally:
+            await runtime.close()
+            addresses.remove(self._config.name)  # last: `drain` waits for it
+
+    async def _start(self) -> None:
+        try:
+            self._runtime.connect()
+        except SystemExit as error:  # Ray's own handler of SIGTERM, until ours is back
+            raise Stopped from error
+        finally:
+            self._signals.install()
         starting = asyncio.ensure_future(self._runtime.start())
-        self._catch_signals()
-        stopped = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+        await _first(starting, self._signals.stop.wait())
         if not starting.done():
             starting.cancel()
-            with suppress(asyncio.CancelledError):
-                await starting
-            return DONE
-        await starting
-        self._catch_signals()  # again: ray.init took SIGTERM for itself
-        code = DONE
-        with announced(self._runtime, self._runtime.config.name):
-            try:
-                await self._work(stopped)
-                code = await self._finish()
-            except Exception as error:  # noqa: BLE001 - whatever a job raises, the run is drained
-                complain(f"error: {error}")
-                if not isinstance(error, QueueError):
-                    _log.exception("the run failed")
-                code = FAILED
-            finally:
-                self._progress.end()
-                stopped.cancel()
-                await self._runtime.close()
-        # Last, when no actor can write between the lines any more.
-        if code != FAILED or self._summary:
-            self._tell()
-        return code
+            await asyncio.wait([starting])
+            raise Stopped
+        starting.result()
 
-    def _catch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._interrupted)
-
-    def _interrupted(self) -> None:
-        if self._stop.is_set():
-            os._exit(LEFT)  # the second signal: what was not settled comes again
-        self._progress.end()
-        complain("draining: running messages finish, the rest is given back (again: stop at once)")
-        self._stop.set()
-
-    async def _work(self, stopped: asyncio.Task[bool]) -> None:
-        """Feed and wait for the end: all empty, or a wish to drain."""
-        loop = asyncio.get_running_loop()
-        self._began = loop.time()
-        drained = asyncio.ensure_future(self._runtime.drain_wanted.wait())
-        watched = asyncio.ensure_future(self._watch())
-        worked = asyncio.ensure_future(self._feed())
-        ends: set[asyncio.Future[Any]] = {stopped, drained, watched, worked}
+    def _announce(self) -> None:
+        """Tell the other commands where we are; the run does without it if it must."""
+        address = addresses.Address(
+            self._runtime.address, os.environ.get("RAY_AUTH_MODE"), os.getpid()
+        )
         try:
-            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if worked in done and not self._until_empty:
-                worked.result()
-                done, _ = await asyncio.wait(ends - {worked}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in (drained, watched, worked):
-                task.cancel()
-            await asyncio.gather(drained, watched, worked, return_exceptions=True)
-        self._seconds = loop.time() - self._began
+            addresses.write(self._config.name, address)
+        except (OSError, ConfigurationError) as error:
+            _log.warning(
+                "send, status and drain will need --address %s: %s", address.address, error
+            )
 
-    async def _feed(self) -> None:
-        if self._job is not None and hasattr(self._job, "feed"):
-            await self._job.feed(self._runtime.client)
+    # ---------------------------------------------------------------- work
+
+    async def _work(self, progress: Progress) -> None:
+        """Until it is done, a drain is asked for, or something fails, which is said here."""
+        through = asyncio.ensure_future(self._through())
+        watching = asyncio.ensure_future(self._show(progress))
+        asked = (self._signals.stop.wait(), self._runtime.drain_wanted.wait())
+        await _first(through, watching, *asked)
+        ended = [task for task in (through, watching) if task.done()]
+        for task in (through, watching):
+            task.cancel()
+        await asyncio.wait([through, watching])
+        for task in ended:
+            error = task.exception()
+            if error is not None:
+                self._failed(error)
+                return
+        if through not in ended:
+            complain("draining (a second signal stops at once)")
+
+    async def _through(self) -> None:
+        """Feed, then wait for the end, if there is one."""
+        feed = getattr(self._job, "feed", None)
+        if feed is not None:
+            try:
+                await feed(self._runtime.client)
+            except Exception as error:
+                raise _JobFailed("feed", error) from error
+        self._fed = True
         if self._until_empty:
             await self._runtime.until_empty()
+        else:
+            await asyncio.Event().wait()
 
-    async def _watch(self) -> None:
+    async def _show(self, progress: Progress) -> None:
         while True:
-            self._progress.show(await self._runtime.next_look())
+            look = await self._runtime.next_look()
+            moment = _moment(look, look.at - self._began)
+            if moment.done != self._settled:
+                self._settled, self._settled_at = moment.done, look.at
+            progress.show(moment)
 
-    async def _finish(self) -> int:
-        """Drain, count and check, while the actors still have their states."""
-        drained = await self._runtime.drain()
-        totals = await self._runtime.totals()
-        states = await self._runtime.states()
-        figures = await self._runtime.refresh()
-        self._summary = {
-            "received": totals.received,
-            "completed": totals.completed,
-            "dead_lettered": totals.dead_lettered,
-            "redelivered": totals.redelivered,
-            "sessions": sum(len(some) for some in states.values()),
-        }
-        if self._job is not None and hasattr(self._job, "check"):
-            self._summary |= await self._job.check(states)
-        latency = figures.latency
-        self._summary |= {
-            "seconds": round(self._seconds, 3),
-            "messages_per_second": round(totals.completed / max(self._seconds, 1e-9), 1),
-            "p50_ms": round(latency.quantile(0.5) * 1000, 1),
-            "p99_ms": round(latency.quantile(0.99) * 1000, 1),
-        }
+    # ---------------------------------------------------------------- end
+
+    async def _finish(self) -> None:
+        """Drain, and then, with the actors still there, read what it came to."""
+        runtime = self._runtime
+        complete = self._fed and self._is_empty()
+        drained = await runtime.drain()
         if not drained.clean:
             complain(
-                f"{drained.left} messages had no outcome when the drain was over: they come again "
-                "when their locks run out"
+                f"{drained.left} messages are left to lock expiry, "
+                f"{drained.killed} handler actors had to be killed"
             )
-            return LEFT
-        return FAILED if self._summary.get("verified") is False else DONE
+            self.code = self.code or LEFT
+        try:
+            await self._summarise(complete=complete)
+        except (QueueError, _JobFailed) as error:
+            self._failed(error)
 
-    def _tell(self) -> None:
-        summary = dict(self._summary)
-        for line in summary.pop("report", []):
-            say(line)
-        for name, value in summary.items():
-            shown = f"{value:,}" if type(value) in (int, float) else value
-            say(f"{name:<20} {shown}")
-        if self._json:
-            say(json.dumps(summary))
+    async def _summarise(self, *, complete: bool) -> None:
+        runtime = self._runtime
+        totals = await runtime.totals()
+        states = await runtime.states()
+        latency = (await runtime.refresh()).latency
+        checked: dict[str, Any] = {}
+        if hasattr(self._job, "check") and self.code != FAILED:
+            if complete:
+                checked = await self._check(states)
+            else:
+                complain("not checked: the run ended before all was handled")
+        self.summary = Summary(
+            received=totals.received,
+            completed=totals.completed,
+            dead_lettered=totals.dead_lettered,
+            redelivered=totals.redelivered,
+            sessions=sum(map(len, states.values())),
+            seconds=self._settled_at - self._began,
+            p50=latency.quantile(0.5),
+            p99=latency.quantile(0.99),
+            checked=checked,
+        )
+        if self.summary.refuted:
+            self.code = FAILED
+
+    async def _check(self, states: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return dict(await self._job.check(states))
+        except Exception as error:
+            raise _JobFailed("check", error) from error
+
+    def _is_empty(self) -> bool:
+        """Whether the last look found nothing that waits or is in hand."""
+        moment = _moment(self._runtime.look, 0.0)
+        return self._until_empty or not (moment.backlog or moment.in_flight)
+
+    def _failed(self, error: BaseException) -> None:
+        known = isinstance(error, (QueueError, _JobFailed))
+        kind = "" if known else f"unexpected {type(error).__name__}: "
+        complain(f"error: {kind}{masked(str(error))}")
+        self.code = FAILED
+
+
+class _JobFailed(Exception):
+    """The job's own code raised."""
+
+    def __init__(self, method: str, error: Exception) -> None:
+        super().__init__(f"the job's {method} failed: {type(error).__name__}: {error}")
+
+
+def _job(checked: Checked) -> Any:
+    if checked.job is None:
+        return None
+    try:
+        return checked.job()
+    except QueueError:
+        raise
+    except Exception as error:
+        told = f"job: {checked.config.job}() failed: {type(error).__name__}: {error}"
+        raise ConfigurationError(masked(told)) from error
+
+
+async def _first(*awaited: Awaitable[Any]) -> None:
+    """Wait until the first is done; those that were no tasks before are cancelled."""
+    tasks = [asyncio.ensure_future(one) for one in awaited]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for one, task in zip(awaited, tasks, strict=True):
+        if one is not task:
+            task.cancel()
+
+
+def _moment(look: Look, at: float) -> Moment:
+    depths = [figures.depth.available for figures in look.pipelines.values()]
+    known = [depth for depth in depths if depth is not None]
+    return Moment(
+        at,
+        look.total("receivers", "completed") + look.total("receivers", "dead_lettered"),
+        sum(known) if len(known) == len(depths) else None,
+        look.total("receivers", "in_hand"),
+        look.total("handlers", "failed"),
+    )
+
+
+def _warn(config: RuntimeConfig) -> None:
+    """Say what works less well than asked for."""
+    for name, queue in config.queues.items():
+        if queue.fifo and not queue.ordered:
+            _log.warning(
+                "queue %s was asked to keep order (fifo) and has no sessions: it goes unordered, "
+                "as on_unsupported_sessions says",
+                name,
+                extra={"queue": str(name)},
+            )
+    if not (os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID")):
+        return
+    drain = config.drain
+    needed = drain.release + drain.running + drain.cancel
+    if _number(os.environ.get(_WAIT)) < needed:
+        _log.warning(
+            "`ray job stop` kills %s seconds after it asked; a drain may take %g: set %s in the "
+            "job's runtime environment (configs/runtime-env.yaml does)",
+            os.environ.get(_WAIT, "3"),
+            needed,
+            _WAIT,
+        )
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0

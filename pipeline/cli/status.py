@@ -1,4 +1,4 @@
-"""`queue-runtime status FILE`: the figures of an active run."""
+"""`queue-runtime status FILE`: how a run is doing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.cluster import add_address, attach
+from pipeline.cli import addresses, cluster
 from pipeline.cli.common import DONE, FAILED, add_config, say
-from pipeline.config import RuntimeConfig, load
+from pipeline.config import load
 
 if TYPE_CHECKING:
+    from actors.attach import Attached
     from pipeline.cli.common import Subparsers
 
 
@@ -19,38 +20,51 @@ def add(subparsers: Subparsers) -> None:
     """Declare the command."""
     parser = subparsers.add_parser(
         "status",
-        help="show what an active run does",
-        description="Show the last figures of an active run. Exit code 0 when it is ready, else 1.",
+        help="show how a run is doing",
+        description="Show the figures of a run that is active on this machine or at --address. "
+        "Exit code 0 when it is ready, 1 when it is not.",
     )
     add_config(parser)
-    parser.add_argument("--json", action="store_true", help="write them as one JSON line")
     add_address(parser)
+    parser.add_argument("--json", action="store_true", help="write it as one JSON line")
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """Give a command its way to a run."""
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="the Ray cluster of the run; unset: RAY_ADDRESS, else the one on this machine",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; what is wrong is raised."""
     config = load(arguments.config)
-    figures = asyncio.run(_figures(config, arguments.address))
-    if arguments.json:
-        say(json.dumps(figures))
-    else:
-        _tell(figures)
+    where = addresses.find(config.name, arguments.address)
+    figures = asyncio.run(_figures(cluster.attached(config, where)))
+    say(json.dumps(figures) if arguments.json else _text(figures))
     return DONE if figures.get("ready") else FAILED
 
 
-async def _figures(config: RuntimeConfig, address: str | None) -> dict[str, Any]:
-    async with attach(config, address) as attached:
-        return await attached.figures()
+async def _figures(run: Attached) -> dict[str, Any]:
+    async with run:
+        return await run.figures()
 
 
-def _tell(figures: dict[str, Any]) -> None:
-    ready = "ready" if figures.get("ready") else f"not ready {figures.get('reason', '')}".strip()
-    say(f"{figures['name']}: {ready}")
+def _text(figures: dict[str, Any]) -> str:
+    word = "ready" if figures.get("ready") else "not ready"
+    reason = figures.get("reason")
+    lines = [f"{figures['name']}: {word}{f': {reason}' if reason else ''}"]
     for name, pipeline in figures.get("pipelines", {}).items():
-        receivers = pipeline["receivers"]
-        say(
-            f"  {name}: completed {receivers.get('completed', 0):,}, "
-            f"in flight {receivers.get('in_hand', 0):,}, backlog {pipeline['backlog']}, "
-            f"dead-lettered {receivers.get('dead_lettered', 0):,}, "
-            f"p50 {pipeline['p50_ms']} ms, p99 {pipeline['p99_ms']} ms"
+        receivers, handlers = pipeline["receivers"], pipeline["handlers"]
+        backlog = pipeline["backlog"]
+        lines.append(
+            f"  {name}: {receivers.get('completed', 0):,} completed, "
+            f"{receivers.get('dead_lettered', 0):,} dead-lettered, "
+            f"{handlers.get('failed', 0):,} failures, "
+            f"backlog {'?' if backlog is None else f'{backlog:,}'}, "
+            f"in flight {receivers.get('in_hand', 0):,}, "
+            f"median {pipeline['p50_ms']:,} ms, 99 % within {pipeline['p99_ms']:,} ms"
         )
+    return "\n".join(lines)
