@@ -48,6 +48,7 @@ def broken_references(data: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _unnamed(("pipelines", name, "queue"), given, queues, "queues")
         if isinstance(given, str):
             yield from _unordered(name, given, mapping(queues.get(given)))
+            yield from _needless(name, given, mapping(queues.get(given)))
 
 
 def _unnamed(
@@ -71,4 +72,16 @@ def _unordered(pipeline: str, name: str, queue: Mapping[str, Any]) -> Iterator[P
         f"a fifo queue needs sessions, and pipeline {pipeline} reads this one: must be native or "
         "groups, or set on_unsupported_sessions: unordered to do without order",
         "none",
+    )
+
+
+def _needless(pipeline: str, name: str, queue: Mapping[str, Any]) -> Iterator[Problem]:
+    """A queue that locks sessions can't be read message by message, as `fifo: false` says."""
+    if queue.get("fifo", False) is not False or queue.get("sessions") not in ("native", "groups"):
+        return
+    yield Problem(
+        ("queues", name, "fifo"),
+        f"sessions: {queue['sessions']} keeps order, and pipeline {pipeline} reads this queue: must "
+        "be true, or set sessions: none to do without order",
+        queue.get("fifo", False),
     )

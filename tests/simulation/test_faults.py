@@ -512,6 +512,7 @@ async def test_what_is_being_settled_is_waited_for_by_a_drain() -> None:
     bench.faulty[0].faults["complete"] = [ConnectionFailed("no")] * 3
     await receiver.stop_receiving()
     await asyncio.sleep(0.5)
+    assert await receiver.close() == 0
     assert await bench.flow.close() == 0
     assert (await bench.flow.broker.counters("queue")).completed == 1
 
