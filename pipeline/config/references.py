@@ -81,7 +81,7 @@ def _needless(pipeline: str, name: str, queue: Mapping[str, Any]) -> Iterator[Pr
         return
     yield Problem(
         ("queues", name, "fifo"),
-        f"sessions: {queue['sessions']} keeps order, and pipeline {pipeline} reads this queue: must "
+        f"sessions: {queue['sessions']} keeps order, and pipeline {pipeline} reads this: must "
         "be true, or set sessions: none to do without order",
         queue.get("fifo", False),
     )

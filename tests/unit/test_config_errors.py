@@ -329,7 +329,7 @@ def test_order_without_sessions_fails_where_a_pipeline_asks_for_it() -> None:
 def test_sessions_without_order_fail_where_a_pipeline_reads_them(dialect: str) -> None:
     """A queue that locks sessions can't be read message by message."""
     text = told(put(QUEUE, {"connection": "main", "sessions": dialect}))
-    assert f"queues.orders.fifo: sessions: {dialect} keeps order, and pipeline p reads" in text
+    assert f"queues.orders.fifo: sessions: {dialect} keeps order, and pipeline p reads this" in text
     assert "must be true, or set sessions: none" in text
 
 
