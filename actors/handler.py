@@ -118,7 +118,7 @@ class HandlerActor:
         if self._core is not None:
             return
         sys.path[:0] = [entry for entry in self._path if entry not in sys.path]
-        log.configure(self._config.log.format, "warning")
+        log.configure_actor(self._config.log.format, self._config.log.level)
         settings = self._config.pipelines[self._pipeline]
         queue = self._config.queues[QueueName(settings.queue)]
         handler = import_object(settings.handler, f"pipelines.{self._pipeline}.handler")

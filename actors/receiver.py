@@ -20,6 +20,7 @@ from pipeline.retry import RetryPolicy
 from pipeline.slots import SlotTable
 from pipeline.stages.calls import Header, RunCalls
 from pipeline.stages.receiver import ReceiverCore, ReceiverSettings
+from pipeline.telemetry import log
 from pipeline.telemetry.counters import Histogram
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class ReceiverActor:
         """Connect and begin to receive."""
         if self._core is not None:
             return
+        log.configure_actor(self._config.log.format, self._config.log.level)
         settings = self._config.pipelines[self._pipeline]
         queue = self._config.queues[QueueName(settings.queue)]
         clock = SystemClock()

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("queue_runtime.runtime")
 _LOOK = 0.2
 """Seconds between two looks at the actors."""
+_SUMMARY = 60.0
+"""Seconds between two summaries in the log."""
 
 
 class RuntimeFailed(QueueError):
@@ -346,9 +348,13 @@ class Runtime:
         if supervisor is None or status is None:
             return
         loop = asyncio.get_running_loop()
+        summed_up = loop.time()
         while True:
             pipelines = await supervisor.look()
             self.look = Look(pipelines, loop.time())
+            if loop.time() - summed_up >= _SUMMARY:
+                summed_up = loop.time()
+                _sum_up(self.look)
             if self.look.errors and self._failure is None:
                 self._failure = RuntimeFailed("; ".join(self.look.errors))
                 _log.error("the run can't go on: %s", self._failure)
@@ -439,6 +445,15 @@ class Runtime:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+def _sum_up(look: Look) -> None:
+    """What each pipeline has done so far, once a minute."""
+    for name, figures in look.pipelines.items():
+        counts = figures.receivers | {"failed": figures.handlers.get("failed", 0)}
+        done = ("received", "completed", "failed", "retried", "dead_lettered", "lost", "in_hand")
+        told = ", ".join(f"{key} {counts.get(key, 0):,}" for key in done)
+        _log.info("pipeline %s so far: %s", name, told)
 
 
 def _add(totals: Totals, counters: Counters) -> None:

@@ -494,9 +494,7 @@ class ReceiverCore:
         """The rows have come to their end: credit returns."""
         if not rows:
             return
-        if how is How.COMPLETED:
-            self._measure_latency(rows)
-        self.counts[how.value] += len(rows)
+        self._note(rows, how)
         freed = 0
         touched: dict[Turns, None] = {}
         for row in rows:
@@ -514,6 +512,28 @@ class ReceiverCore:
         for turns in touched:
             self._after_end(turns, how)
         self._after_all()
+
+    def _note(self, rows: Sequence[int], how: How) -> None:
+        """Count the rows' end, measure it, and log it where that is wanted."""
+        self.counts[how.value] += len(rows)
+        if how is How.COMPLETED:
+            self._measure_latency(rows)
+        if _log.isEnabledFor(logging.DEBUG):
+            self._tell(rows, how)
+
+    def _tell(self, rows: Sequence[int], how: How) -> None:
+        """Log each delivery's end: sequence, session and how long it was in the queue."""
+        now = self._clock.now()
+        for row in rows:
+            lot, place = self._ledger.find(row)
+            turns = lot.turns[place]
+            _log.debug(
+                "sequence %d %s after %.3f s",
+                lot.sequences[place],
+                how.value,
+                now - lot.enqueued[place],
+                extra={"session": None if turns is None else turns.session, "operation": how.value},
+            )
 
     def _after_end(self, turns: Turns, how: How) -> None:
         if how is How.LOST:

@@ -199,6 +199,22 @@ class _OurHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
+def configure_actor(
+    format: Literal["console", "json"],  # noqa: A002 - the configuration's word
+    level: Literal["trace", "debug", "info", "warning", "error"],
+) -> None:
+    """The same for an actor's process, whose lines Ray brings to the driver: no lifecycle there.
+
+    Args:
+        format: as of `configure`.
+        level: as of `configure`; `info` becomes `warning`, because the driver tells the lifecycle.
+
+    Example:
+        >>> configure_actor("console", "info")
+    """
+    configure(format, "warning" if level == "info" else level)
+
+
 def configure(
     format: Literal["console", "json"] = "console",  # noqa: A002 - the configuration's word
     level: Literal["trace", "debug", "info", "warning", "error"] = "info",

@@ -567,6 +567,21 @@ async def test_stops_are_forgotten_when_their_sessions_end() -> None:
         assert len(bench.flow.handlers[0]._lanes) < 256
 
 
+@pytest.mark.spec("O3")
+@pytest.mark.parametrize("queue", [ORDERED[0], {}], ids=str)
+async def test_debug_tells_how_each_message_ended(
+    queue: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line a delivery, without its body."""
+    caplog.set_level("DEBUG", "queue_runtime.receive")
+    bench = Bench(first_attempts_fail([]), queue)
+    await bench.send("secret-body")
+    async with bench.flow:
+        await bench.flow.settled()
+    assert "sequence 1 completed after" in caplog.text
+    assert "secret-body" not in caplog.text
+
+
 async def test_starting_and_closing_twice_is_once() -> None:
     """`start` and `close` are idempotent."""
     bench = Bench(first_attempts_fail([]), ORDERED[0])
