@@ -96,7 +96,7 @@ def test_a_run_is_sent_to_and_drains_at_sigterm(tmp_path: Path) -> None:
             assert (sent.returncode, sent.stdout) == (0, "sent 50 messages to events\n"), (
                 sent.stderr
             )
-            time.sleep(2)
+            wait_for(run, "50 done", log)
             run.send_signal(signal.SIGTERM)
             assert run.wait(60) == 0, log.read_text()
         finally:
