@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -251,7 +251,11 @@ class _Run:
 
     async def _check(self, states: dict[str, Any]) -> dict[str, Any]:
         try:
-            return dict(await self._job.check(states))
+            given = await self._job.check(states)
+            if given is not None and not isinstance(given, Mapping):
+                told = f"it must return a dict of figures or None, not {type(given).__name__}"
+                raise TypeError(told)  # noqa: TRY301 - told like what the check itself raises
+            return dict(given or {})
         except Exception as error:
             raise _JobFailed("check", error) from error
 

@@ -81,7 +81,8 @@ class Summary:
             _LABELS.get(name, name): _shown(name, value) for name, value in self.figures().items()
         }
         wide = max(map(len, rows))
-        report = [str(line) for line in self.checked.get("report", ())]
+        given = self.checked.get("report") or ()
+        report = [str(line) for line in (given if isinstance(given, (list, tuple)) else [given])]
         lines = [*report, ""] if report else []
         return "\n".join(
             [*lines, *(f"{label:<{wide}}  {value:>9}" for label, value in rows.items())]

@@ -141,6 +141,9 @@ class Context:
         if not 0 <= row < len(self._batch):
             rule = f"must be a row of the batch, 0 to {len(self._batch) - 1}"
             raise ValidationError("Context.send row", rule, row)
+        if not isinstance(message, Message):
+            rule = "must be a Message; wrap the body: Message(b'...')"
+            raise ValidationError("Context.send.message", rule, message)
         if self._outgoing is not None:
             self._outgoing.check(name, message)
         if self.outbox is None:
@@ -365,7 +368,9 @@ def _arguments(
     body: Any = None
     for parameter in parameters:
         hint = hints.get(parameter.name, inspect.Parameter.empty)
-        kind = next((kind for known_type, kind in known if hint == known_type), None)
+        # The name decides first: a body and a state may be of one type, a dict for example.
+        names = [(parameter.name, parameter.name)] if parameter.name in order else []
+        kind = next((kind for one, kind in names + known if one in (hint, parameter.name)), None)
         if kind is None:
             kind = _by_position(parameter, hint, order, arguments, batch=batch)
         if kind is None or kind in arguments or kind not in order:

@@ -140,6 +140,9 @@ class Runner:
             return self.failed(result.error, attempt)
         if isinstance(result, BaseException):
             return self.failed(result, attempt)
+        if inspect.isclass(result) and issubclass(result, BaseException):
+            rule = f"returned the class {result.__name__}: make it an instance, as Retry(5)"
+            return self._again(attempt, ValidationError(self.handler.name, rule, result), None)
         if inspect.isawaitable(result):
             rule = "is not async, yet returned something to await: make it async"
             return self._again(attempt, ValidationError(self.handler.name, rule, result), None)

@@ -10,8 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipeline.batch import MessageBatch
-from pipeline.clock import SeededClock
+from pipeline.clock import SeededClock, SystemClock
 from pipeline.config import MemoryQueue
 from pipeline.errors import QueueError
 from pipeline.handlers.api import Handler
@@ -98,6 +97,7 @@ def run(
         >>> result.states, [letter.dead_letter_reason for letter in result.dead_letters]
         ({SessionId('s'): {'a': 2}}, ['rejected'])
     """
+    messages = list(messages)
     if fifo is None:
         fifo = handler.state is not None or any(one.session is not None for one in messages)
     work = _Work(handler, messages, fifo, max_attempts, seed)
@@ -139,6 +139,8 @@ class _Work:
     async def _run(self) -> Result:
         loop = asyncio.get_running_loop()
         result = Result()
+        # From now on, so that a message's `not_before` means what it says.
+        clock = SeededClock(loop.time, self.seed, start=SystemClock().now())
         settings = FlowSettings(
             queue=MemoryQueue(connection="test", fifo=self.fifo, sessionless="spread"),
             retry=RetryPolicy(self.max_attempts, 1.0, 300.0, 2.0, jitter="half"),
@@ -148,13 +150,13 @@ class _Work:
             result.sent += [SentMessage(QueueName(queue), message) for message in sent]
             return [Sent() for _ in sent]
 
-        flow = Flow(self.handler, settings, SeededClock(loop.time, self.seed), send=send)
+        flow = Flow(self.handler, settings, clock, send=send)
         await flow.send(self.messages)
         async with flow:
             await flow.settled()
             states = await flow.states()
             counters = await flow.broker.counters(flow.name)
-            result.dead_letters = list(await _dead_letters(flow))
+            result.dead_letters = await _dead_letters(flow)
         flow.check()
         result.completed = counters.completed
         result.seconds = loop.time()
@@ -167,7 +169,9 @@ class _Work:
         return result
 
 
-async def _dead_letters(flow: Flow) -> MessageBatch:
+async def _dead_letters(flow: Flow) -> list[Delivery]:
     receiver = await flow.provider.receiver(flow.name, dead_letters=True)
-    received = await receiver.receive(Want(messages=4096, bytes=UNBOUNDED))
-    return received.batch
+    letters: list[Delivery] = []
+    while len(received := (await receiver.receive(Want(messages=4096, bytes=UNBOUNDED))).batch):
+        letters += received
+    return letters
