@@ -9,11 +9,12 @@ from typing import Any, Self
 
 import ray
 
-from actors.broker import RemoteBroker, answer
+from actors.broker import RemoteBroker
+from actors.calls import answer
 from actors.topology import namespace
 from pipeline.client import QueueClient
 from pipeline.config import RuntimeConfig
-from pipeline.errors import ConfigurationError, ConnectionFailed, QueueError
+from pipeline.errors import ConfigurationError, QueueError
 
 
 class Attached:
@@ -84,9 +85,7 @@ class Attached:
             await asyncio.sleep(0.2)
             try:
                 await self.figures()
-            except ConnectionFailed:
-                return
-            except QueueError:
+            except QueueError:  # its status actor is gone, and so is the run
                 return
 
     def _actor(self, name: str) -> Any:

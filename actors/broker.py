@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import ray
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
+from actors.calls import answer, end
 from pipeline.batch import MessageBatch
 from pipeline.clock import SystemClock
 from pipeline.config import MemoryQueue
-from pipeline.errors import ConnectionFailed, QueueError
 from pipeline.message import Row
 from pipeline.providers.memory import BrokerCalls, Counters, MemoryBroker
 from pipeline.providers.memory.calls import (
@@ -25,36 +24,6 @@ from pipeline.providers.port import DeadLetter, Depth, Failures, Want
 
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
-
-T = TypeVar("T")
-
-
-def unwrap(error: BaseException) -> QueueError:
-    """What a call to an actor failed with, as one of our errors: Ray's never reach a caller."""
-    if isinstance(error, RayTaskError) and isinstance(error.cause, QueueError):
-        return error.cause
-    if isinstance(error, ActorDiedError):
-        return ConnectionFailed(f"the actor is gone: {str(error).strip().splitlines()[0]}")
-    if isinstance(error, RayActorError):
-        return ConnectionFailed("the actor does not answer; whether it acted is unknown")
-    return QueueError(f"a call to an actor failed: {type(error).__name__}: {error}")
-
-
-def end(actor: Any) -> None:
-    """End an actor's process now; what it was doing is cut off."""
-    ray.kill(actor)
-
-
-async def answer(call: Awaitable[T]) -> T:
-    """Wait for an actor's answer.
-
-    Raises:
-        QueueError: the actor's own error, or `ConnectionFailed` when it is gone.
-    """
-    try:
-        return await call
-    except (RayTaskError, RayActorError) as error:
-        raise unwrap(error) from error
 
 
 class BrokerActor:

@@ -8,36 +8,21 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from actors.broker import RemoteBroker, answer
+from actors.broker import RemoteBroker
+from actors.calls import RemoteRuns
 from actors.router import RouterActor
-from pipeline.batch import MessageBatch
 from pipeline.clock import SystemClock
 from pipeline.config import PipelineConfig, RuntimeConfig
 from pipeline.names import QueueName
-from pipeline.outcomes import Part
 from pipeline.providers.open import open_provider
 from pipeline.retry import RetryPolicy
 from pipeline.slots import SlotTable
-from pipeline.stages.calls import Header, RunCalls
 from pipeline.stages.receiver import ReceiverCore, ReceiverSettings
 from pipeline.telemetry import log
 from pipeline.telemetry.counters import Histogram
 
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
-
-
-class _Router(RunCalls):
-    """A router actor as its receivers call it."""
-
-    def __init__(self, actor: ActorProxy[RouterActor]) -> None:
-        self._actor = actor
-
-    async def run(self, header: Header, batch: MessageBatch) -> Part:
-        return await answer(self._actor.run.remote(header, batch))
-
-    async def more(self, caller: str, number: int) -> Part:
-        return await answer(self._actor.more.remote(caller, number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +69,7 @@ class ReceiverActor:
             await provider.receiver(settings.queue, partition=self._number),
             provider.capabilities(settings.queue),
             await provider.source(settings.queue),
-            [_Router(router) for router in routers],
+            [RemoteRuns(router) for router in routers],
             table,
             clock,
             self._fatal,

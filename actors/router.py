@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from actors.broker import answer
+from actors.calls import RemoteRuns
 from actors.handler import HandlerActor
 from pipeline.batch import MessageBatch
 from pipeline.outcomes import Part
@@ -16,19 +16,6 @@ from pipeline.stages.router import RouterCore, RouterSettings
 
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
-
-
-class _Handler(RunCalls):
-    """A handler actor as its router calls it."""
-
-    def __init__(self, actor: ActorProxy[HandlerActor]) -> None:
-        self._actor = actor
-
-    async def run(self, header: Header, batch: MessageBatch) -> Part:
-        return await answer(self._actor.run.remote(header, batch))
-
-    async def more(self, caller: str, number: int) -> Part:
-        return await answer(self._actor.more.remote(caller, number))
 
 
 class RouterActor:
@@ -43,8 +30,10 @@ class RouterActor:
     async def start(self, handlers: dict[int, ActorProxy[HandlerActor]], table: SlotTable) -> None:
         """Take the handlers."""
         if self._core is None:
-            calls = {number: _Handler(handler) for number, handler in handlers.items()}
-            self._core = RouterCore(self._settings, dict(calls), table, self._fatal)
+            calls: dict[int, RunCalls] = {
+                number: RemoteRuns(handler) for number, handler in handlers.items()
+            }
+            self._core = RouterCore(self._settings, calls, table, self._fatal)
 
     @ray.method
     async def run(self, header: Header, batch: MessageBatch) -> Part:

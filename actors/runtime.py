@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 import ray
 from pydantic import TypeAdapter
 
-from actors.broker import RemoteBroker, answer, end
-from actors.topology import PipelineActors, Topology, namespace
+from actors.broker import RemoteBroker
+from actors.calls import answer, end
+from actors.topology import PipelineActors, Topology
 from pipeline.client import QueueClient
 from pipeline.clock import SystemClock
 from pipeline.config import RuntimeConfig, import_object, load, parse
@@ -395,8 +396,6 @@ class Runtime:
         if self.drained is None:
             self.drain_wanted.set()
             self.drained = await self._supervisor.drain() if self._supervisor else Drained()
-            for error in self.drained.errors:
-                _log.warning("drain: %s", error)
         return self.drained
 
     async def close(self) -> None:
@@ -478,4 +477,4 @@ def _start_ray() -> bool:
     return True
 
 
-__all__ = ["Look", "Runtime", "RuntimeFailed", "Totals", "namespace"]
+__all__ = ["Look", "Runtime", "RuntimeFailed", "Totals"]

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.broker import BrokerActor, RemoteBroker, unwrap
+from actors.broker import BrokerActor, RemoteBroker
+from actors.calls import unwrap
 from actors.handler import HandlerActor
 from actors.receiver import ReceiverActor
 from actors.router import RouterActor

@@ -123,14 +123,6 @@ class OutcomeBook:
         self.part.others.append(outcome)
         self._note(1)
 
-    def has(self, row: int) -> bool:
-        """Whether the row has its outcome."""
-        return bool(self._seen[row])
-
-    def missing(self) -> list[int]:
-        """The rows without an outcome."""
-        return [row for row, seen in enumerate(self._seen) if not seen]
-
     def _note(self, count: int) -> None:
         self.open -= count
         waiter = self._waiter

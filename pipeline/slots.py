@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -53,7 +52,3 @@ class SlotTable:
     def router_of(self, session: str) -> int:
         """Who routes this session."""
         return self.routers[self.handlers[slot_of(session)]]
-
-    def slots_of(self, handler: int) -> Sequence[int]:
-        """The slots a handler owns."""
-        return [slot for slot, owner in enumerate(self.handlers) if owner == handler]
