@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import ray
 
 from actors.calls import answer, end
+from actors.process import tune
 from pipeline.batch import MessageBatch
 from pipeline.clock import SystemClock
 from pipeline.config import MemoryQueue
@@ -30,9 +30,7 @@ class BrokerActor:
     """The memory provider's queues, when a cluster shares them."""
 
     def __init__(self, queues: dict[str, MemoryQueue]) -> None:
-        # Stored messages live long: looking through them again and again would cost a quarter of a
-        # send. The process is this actor's alone.
-        gc.set_threshold(100_000, 50, 100)
+        tune()
         self._broker = MemoryBroker(queues, SystemClock())
 
     @ray.method

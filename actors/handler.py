@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from actors.process import tune
 from pipeline.batch import MessageBatch
 from pipeline.client import QueueClient
 from pipeline.clock import SystemClock, monotonic
@@ -158,6 +159,7 @@ class HandlerActor:
             self._send,
             self._fatal,
         )
+        tune()
         await self._core.start()
 
     @ray.method

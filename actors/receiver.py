@@ -10,6 +10,7 @@ import ray
 
 from actors.broker import RemoteBroker
 from actors.calls import RemoteRuns
+from actors.process import tune
 from actors.router import RouterActor
 from pipeline.clock import SystemClock
 from pipeline.config import PipelineConfig, RuntimeConfig
@@ -74,6 +75,7 @@ class ReceiverActor:
             clock,
             self._fatal,
         )
+        tune()
         await self._core.start()
 
     @ray.method

@@ -8,6 +8,7 @@ import ray
 
 from actors.calls import RemoteRuns
 from actors.handler import HandlerActor
+from actors.process import tune
 from pipeline.batch import MessageBatch
 from pipeline.outcomes import Part
 from pipeline.slots import SlotTable
@@ -33,6 +34,7 @@ class RouterActor:
             calls: dict[int, RunCalls] = {
                 number: RemoteRuns(handler) for number, handler in handlers.items()
             }
+            tune()
             self._core = RouterCore(self._settings, calls, table, self._fatal)
 
     @ray.method

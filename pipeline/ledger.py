@@ -7,7 +7,7 @@ nobody: it knows what is in hand, what is being settled, and that nothing ends t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ValidationError
@@ -144,14 +144,60 @@ class Ledger:
         lot.states[place] = LOST
         return True
 
-    def end(self, row: int) -> int:
-        """The row has come to its one end; returns its bytes."""
-        lot, place = self.find(row)
-        if lot.states[place] == ENDED:
-            raise ValidationError("delivery", "must end once", row)
-        lot.states[place] = ENDED
-        lot.open -= 1
-        self.open -= 1
+    def lots(self, rows: Sequence[int]) -> Iterator[tuple[Lot, list[int]]]:
+        """The rows' lots, each with the places of those rows: one pass over each lot's lists.
+
+        Raises:
+            ValidationError: every row of a lot has ended.
+        """
+        if not rows:
+            return
+        if min(rows) >> _WIDTH == max(rows) >> _WIDTH:  # as nearly always
+            yield self.find(rows[0])[0], [row & _MASK for row in rows]
+            return
+        places: dict[int, list[int]] = {}
+        for row in rows:
+            places.setdefault(row >> _WIDTH, []).append(row & _MASK)
+        for number, found in places.items():
+            yield self.find(number << _WIDTH)[0], found
+
+    def receipts(self, rows: Sequence[int]) -> list[Any]:
+        """The rows' receipts, in their order."""
+        found = []
+        number = -1
+        receipts: Sequence[Any] = ()
+        for row in rows:
+            if row >> _WIDTH != number:
+                number = row >> _WIDTH
+                receipts = self.find(row)[0].receipts
+            found.append(receipts[row & _MASK])
+        return found
+
+    def settle_all(self, lot: Lot, places: Sequence[int]) -> list[int]:
+        """Begin to settle rows in hand; returns the places of those whose lock was lost."""
+        states = lot.states
+        lost = []
+        for place in places:
+            state = states[place]
+            if state == IN_HAND:
+                states[place] = SETTLING
+            elif state == LOST:
+                lost.append(place)
+            else:
+                raise ValidationError("outcome", "must come once a delivery", lot.base + place)
+        return lost
+
+    def end_all(self, lot: Lot, places: Sequence[int]) -> int:
+        """The rows have come to their one end; returns their bytes together."""
+        states, sizes = lot.states, lot.sizes
+        size = 0
+        for place in places:
+            if states[place] == ENDED:
+                raise ValidationError("delivery", "must end once", lot.base + place)
+            states[place] = ENDED
+            size += sizes[place]
+        lot.open -= len(places)
+        self.open -= len(places)
         if not lot.open:
-            del self._lots[row >> _WIDTH]
-        return lot.sizes[place]
+            del self._lots[lot.base >> _WIDTH]
+        return size

@@ -108,10 +108,10 @@ class Credit(Model):
 
     Example:
         >>> Credit().messages
-        16384
+        32768
     """
 
-    messages: Count = 16_384
+    messages: Count = 32_768
     bytes: Count = 67_108_864
 
 
@@ -124,11 +124,11 @@ class Batch(Model):
 
     Example:
         >>> Batch().rows
-        4096
+        8192
     """
 
-    rows: Count = 4_096
-    bytes: Count = 8_388_608
+    rows: Count = 8_192
+    bytes: Count = 16_777_216
 
 
 class PipelineConfig(Model):

@@ -10,9 +10,10 @@ import inspect
 import json
 import socket
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -28,6 +29,7 @@ from pipeline.retry import RetryPolicy
 _DESCRIPTION = 4096
 _MESSAGE = 1024
 _NAME = 256
+_GIVEN = ("body", "state", "context")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,8 @@ class Runner:
         self.call: Callable[..., Any] = made
         self._read = _reader(handler.body)
         self._order = handler.arguments
+        self._takes_body = "body" in handler.arguments
+        self._pick = _picker(handler.arguments)
 
     def arguments(
         self, batch: MessageBatch, row: int, state: Any, context: Context
@@ -108,13 +112,8 @@ class Runner:
         Raises:
             InvalidBody: the body is not what the handler takes.
         """
-        given = []
-        for kind in self._order:
-            if kind == "body":
-                given.append(self._body(batch, row))
-            else:
-                given.append(state if kind == "state" else context)
-        return tuple(given)
+        body = self._body(batch, row) if self._takes_body else None
+        return self._pick((body, state, context))
 
     def batch_arguments(self, rows: MessageBatch, states: Any, context: Context) -> tuple[Any, ...]:
         """What a batch handler is called with."""
@@ -136,6 +135,8 @@ class Runner:
             result: what the call returned, or `Raised`.
             attempt: which attempt this was, 1 the first.
         """
+        if result is None:
+            return None
         if isinstance(result, Raised):
             return self.failed(result.error, attempt)
         if isinstance(result, BaseException):
@@ -189,6 +190,14 @@ class Runner:
             room = _DESCRIPTION - len(_compact(facts | {"stack": ""}))
             facts["stack"] = _cut(mask_secrets(stack), room, tail=True)
         return _compact(facts)
+
+
+def _picker(names: Sequence[str]) -> Callable[[tuple[Any, Any, Any]], tuple[Any, ...]]:
+    """What takes from (body, state, context) what a function is called with."""
+    places = [_GIVEN.index(name) for name in names if name in _GIVEN]
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda given: tuple([given[place] for place in places])
 
 
 def _compact(facts: Mapping[str, Any]) -> str:

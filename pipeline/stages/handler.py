@@ -70,7 +70,7 @@ class HandlerSettings:
     timeout: float = 300.0
     concurrency: int = 64
     threads: int = 1
-    batch_rows: int = 4096
+    batch_rows: int = 8192
     states: int = 50_000
 
 

@@ -87,10 +87,10 @@ class Holdings:
             turns.top = sequences[turns.rows[-1] - base]
             self.measure(turns)
 
-    def leave(self, turns: Turns) -> None:
-        """A row of the session has come to its end."""
-        turns.held -= 1
-        self._slot_rows[turns.slot] -= 1
+    def leave(self, turns: Turns, rows: int) -> None:
+        """Rows of the session have come to their end."""
+        turns.held -= rows
+        self._slot_rows[turns.slot] -= rows
 
     def settle(self, turns: Turns, ledger: Ledger, now: float) -> None:
         """Rows of the session have ended: see what is confirmed, and how much more may come."""

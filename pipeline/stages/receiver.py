@@ -16,7 +16,7 @@ from pipeline.batch import MessageBatch
 from pipeline.clock import Clock
 from pipeline.credit import Credit
 from pipeline.errors import QueueError
-from pipeline.ledger import MOST_ROWS, SETTLING, Ledger
+from pipeline.ledger import MOST_ROWS, SETTLING, Ledger, Lot
 from pipeline.outcomes import Kind, Outcome, Part
 from pipeline.providers.port import (
     Capabilities,
@@ -314,19 +314,29 @@ class ReceiverCore:
     def _apply(self, call: Call, part: Part) -> None:
         """Outcomes of a call came: settle, hold, or try again."""
         touched: set[Turns] = set()
-        settled = []
-        for at in part.completed:
-            row = call.rows[at]
-            self._came_back(row, touched)
-            if self._ledger.settle(row):
-                settled.append(row)
-            else:
-                self.ended([row], How.LOST)
-        self._settler.complete(settled)
+        rows = call.rows
+        for lot, places in self._ledger.lots([rows[at] for at in part.completed]):
+            self._complete(lot, places, touched)
         if part.others:
             self._apply_others(call, part.others, touched)
         for turns in touched:
             self._advance(turns)
+
+    def _complete(self, lot: Lot, places: list[int], touched: set[Turns]) -> None:
+        """Rows of one lot were handled."""
+        turns = lot.turns
+        for place in places:
+            session = turns[place]
+            if session is not None:
+                session.out -= 1
+                if session.stopped:
+                    touched.add(session)
+        lost = self._ledger.settle_all(lot, places)
+        if lost:
+            gone = set(lost)
+            places = [place for place in places if place not in gone]
+        self._settler.complete([lot.base + place for place in places])
+        self._lost([lot.base + place for place in lost])
 
     def _came_back(self, row: int, touched: set[Turns]) -> Turns | None:
         lot, place = self._ledger.find(row)
@@ -481,10 +491,9 @@ class ReceiverCore:
 
     # ---------------------------------------------------------------- Books, for the settler
 
-    def receipt(self, row: int) -> Receipt:
-        """The row's receipt."""
-        lot, place = self._ledger.find(row)
-        return lot.receipts[place]
+    def receipts(self, rows: Sequence[int]) -> list[Receipt]:
+        """The rows' receipts, in their order."""
+        return self._ledger.receipts(rows)
 
     def held(self, row: int) -> bool:
         """Whether the row's lock is still ours as far as we know."""
@@ -496,28 +505,26 @@ class ReceiverCore:
             return
         self._note(rows, how)
         freed = 0
-        touched: dict[Turns, None] = {}
-        for row in rows:
-            lot, place = self._ledger.find(row)
-            turns = lot.turns[place]
-            freed += self._ledger.end(row)
-            if turns is not None:
-                self._holdings.leave(turns)
-                touched[turns] = None
-                if how is How.DEAD_LETTERED:
-                    turns.disposing -= 1
+        touched: dict[Turns, int] = {}
+        for lot, places in self._ledger.lots(rows):
+            if how is How.COMPLETED:
+                self._measure_latency(lot, places)
+            freed += self._ledger.end_all(lot, places)
+            _count(lot, places, touched)
             if not lot.open and not self._holdings.native:
                 self._locks.renewer.forget(lot.base)
         self._credit.give(len(rows), freed)
+        for turns, count in touched.items():
+            self._holdings.leave(turns, count)
+            if how is How.DEAD_LETTERED:
+                turns.disposing -= count
         for turns in touched:
             self._after_end(turns, how)
         self._after_all()
 
     def _note(self, rows: Sequence[int], how: How) -> None:
-        """Count the rows' end, measure it, and log it where that is wanted."""
+        """Count the rows' end, and log it where that is wanted."""
         self.counts[how.value] += len(rows)
-        if how is How.COMPLETED:
-            self._measure_latency(rows)
         if _log.isEnabledFor(logging.DEBUG):
             self._tell(rows, how)
 
@@ -551,7 +558,16 @@ class ReceiverCore:
         if self._credit.worth_receiving(self._settings.batch_rows):
             self._room.set()
 
-    def _measure_latency(self, rows: Sequence[int]) -> None:
+    def _measure_latency(self, lot: Lot, places: Sequence[int]) -> None:
         now = self._clock.now()
-        find = self._ledger.find
-        self.latency.add(now - lot.enqueued[at] for lot, at in map(find, rows))
+        enqueued = lot.enqueued
+        self.latency.add([now - enqueued[place] for place in places])
+
+
+def _count(lot: Lot, places: Sequence[int], touched: dict[Turns, int]) -> None:
+    """Add up how many of these rows each session has."""
+    turns = lot.turns
+    for place in places:
+        session = turns[place]
+        if session is not None:
+            touched[session] = touched.get(session, 0) + 1

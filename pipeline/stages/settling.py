@@ -39,8 +39,8 @@ class How(Enum):
 class Books(Protocol):
     """The receiver as its settler sees it."""
 
-    def receipt(self, row: int) -> Receipt:
-        """The row's receipt."""
+    def receipts(self, rows: Sequence[int]) -> list[Receipt]:
+        """The rows' receipts, in their order."""
 
     def held(self, row: int) -> bool:
         """Whether the row's lock is still ours as far as we know."""
@@ -116,7 +116,7 @@ class Settler:
             await asyncio.wait(list(self._tasks))
 
     def _receipts(self, rows: Sequence[int]) -> list[Receipt]:
-        return [self._books.receipt(row) for row in rows]
+        return self._books.receipts(rows)
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)

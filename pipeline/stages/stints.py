@@ -7,6 +7,7 @@ which a loop drives. It decides what each row's result means; it commits and pub
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -77,9 +78,12 @@ class Lane:
 
     def enter(self, holding: int, turn: int) -> bool:
         """Whether a row of this turn may begin: not of an older one, nor of a stopped one."""
-        if (holding, turn) > (self.holding, self.turn):
-            self.holding, self.turn, self.stopped = holding, turn, False
-        return not self.stopped and (holding, turn) == (self.holding, self.turn)
+        if turn == self.turn and holding == self.holding:
+            return not self.stopped
+        if (holding, turn) < (self.holding, self.turn):
+            return False
+        self.holding, self.turn, self.stopped = holding, turn, False
+        return True
 
 
 @dataclass(slots=True)
@@ -120,6 +124,7 @@ class Stint:
         "record",
         "record_version",
         "state",
+        "top",
     )
 
     def __init__(self, here: Surroundings, lane: Lane, record: SessionRecord) -> None:
@@ -131,6 +136,8 @@ class Stint:
         self.completed: list[Place] = []
         self.others: list[tuple[Run, Outcome]] = []
         self.counts = {"handled": 0, "failed": 0, "repeats": 0}
+        self.top = math.inf
+        """No sequence above it was applied; known once a row was looked up in the record."""
         self.data = record.state
         self.state: Any = None
         self._broken: SerializationError | None = None
@@ -146,10 +153,14 @@ class Stint:
         """Whether the row is to be run; if not, it has its outcome now."""
         here = self._here
         fresh = not here.ordered or self._is_current(run, row)
-        if not fresh or here.draining or here.runner.signals.lost(run.batch, row):
+        signals = here.runner.signals
+        if not fresh or here.draining or (signals.any_lost and signals.lost(run.batch, row)):
             self.others.append((run, Outcome(row, Kind.RELEASED)))
             return False
-        message = (run.sequences[row], run.ids[row])
+        sequence = run.sequences[row]
+        if sequence > self.top and run.source == self.change.source:
+            return True
+        message = (sequence, run.ids[row])
         if self.record.has(run.source, message) or self._handled(run, message):
             self.counts["repeats"] += 1
             self.completed.append((run, row))
@@ -158,7 +169,7 @@ class Stint:
         if failure is not None and (failure.sequence, failure.id) == message:
             return self._admits_failed(run, row, failure)
         if here.ordered:
-            self._check_sequence(run, message[0])
+            self._look_up(run, sequence)
         return True
 
     def _is_current(self, run: Run, row: int) -> bool:
@@ -192,10 +203,14 @@ class Stint:
         self.others.append((run, outcome))
         return False
 
-    def _check_sequence(self, run: Run, sequence: int) -> None:
+    def _look_up(self, run: Run, sequence: int) -> None:
+        """The row was not applied: see whether those behind it can have been."""
         applied = self.record.applied.get(run.source)
         if applied is not None and sequence <= applied.top:
             self._here.warn(self.lane.key, sequence, applied.top)
+        elif self.record.failure is None:
+            self.top = sequence
+            self.change.source = run.source
 
     def attempt(self, run: Run, row: int) -> int:
         """Which attempt this is, 1 the first (SPEC H5)."""
@@ -212,10 +227,11 @@ class Stint:
     def context(self, run: Run, row: int) -> Context:
         """The context of one row."""
         here = self._here
+        fresh = here.ordered and self.record.failure is None
         return Context(
             run.batch,
             row,
-            self.attempt(run, row),
+            1 if fresh else self.attempt(run, row),
             run.holdings[row],
             here.outgoing,
             here.runner.signals,
@@ -272,18 +288,20 @@ class Stint:
 
     def success(self, run: Run, row: int, sends: Sequence[tuple[str, Message]] = ()) -> None:
         """The row was handled: it, and what its handler sent, join the commit."""
-        self.change.source = run.source
-        self.counts["handled"] += 1
+        change = self.change
+        change.source = run.source
         sequence, id_ = run.sequences[row], run.ids[row]
-        self.change.applied.append((sequence, id_))
-        self.change.settled_below = run.below[row]
+        change.applied.append((sequence, id_))
+        change.settled_below = run.below[row]
+        if sequence > self.top:
+            self.top = sequence
         self.completed.append((run, row))
         if self.record.failure is not None:
-            self.change.writes_failure = True
-            self.change.failure = None
+            change.writes_failure = True
+            change.failure = None
         for number, (queue, message) in enumerate(sends):
             derived = derived_id(run.source, sequence, id_, number)
-            self.change.outbox.append(Pending(sequence, queue, (derived, *to_row(message)[1:])))
+            change.outbox.append(Pending(sequence, queue, (derived, *to_row(message)[1:])))
 
     def failure(self, run: Run, row: int, verdict: Verdict, attempt: int) -> None:
         """The row was not handled: it stops its session."""
@@ -335,6 +353,7 @@ class Stint:
     def finish(self) -> None:
         """No more rows: the commit can be made."""
         self.change.state = self.data
+        self.counts["handled"] = len(self.change.applied)
 
     def _stop(self) -> None:
         if self._here.ordered:
@@ -387,7 +406,8 @@ def _conclude(
         except SerializationError as error:
             verdict = runner.verdict(Raised(error), context.attempt)
     if verdict is None:
-        stint.success(run, row, [(queue, sent) for _, queue, sent in context.outbox or ()])
+        outbox = context.outbox
+        stint.success(run, row, [(queue, sent) for _, queue, sent in outbox] if outbox else ())
     else:
         stint.undo()
         stint.failure(run, row, verdict, context.attempt)

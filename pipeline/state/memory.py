@@ -85,8 +85,7 @@ def _change(record: SessionRecord, change: Change) -> None:
         applied = record.applied.get(change.source)
         if applied is None:
             applied = record.applied[change.source] = Applied()
-        for message in change.applied:
-            applied.add(message, change.settled_below)
+        applied.extend(change.applied, change.settled_below)
     if change.writes_state:
         record.state = change.state
     if change.sent:

@@ -33,11 +33,13 @@ class Applied:
         """Whether this message was applied. A sequence above all others can't have been."""
         return message[0] <= self.top and message in self._recent
 
-    def add(self, message: tuple[int, str], settled_below: int) -> None:
-        """A message was applied; those below `settled_below` are confirmed, 64 of them stay."""
+    def extend(self, messages: Sequence[tuple[int, str]], settled_below: int) -> None:
+        """Messages were applied; those below `settled_below` are confirmed, 64 of them stay."""
         recent = self._recent
-        recent.append(message)
-        self.top = max(self.top, message[0])
+        recent.extend(messages)
+        highest = max(messages)[0]
+        if highest > self.top:
+            self.top = highest
         while len(recent) > RECENT and recent[RECENT][0] < settled_below:
             recent.popleft()
 
@@ -116,7 +118,7 @@ class Change:
         version: the record's version as it was read: the commit is refused when it is another now.
         source: where the applied messages came from.
         applied: (sequence, provider id) of messages that were handled.
-        settled_below: what is confirmed, see `Applied.add`.
+        settled_below: what is confirmed, see `Applied.extend`.
         state: the new state, when `writes_state`.
         writes_state: whether the state changes.
         outbox: messages to send, behind those that wait already.

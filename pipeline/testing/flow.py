@@ -47,7 +47,9 @@ class Wire:
 
     async def run(self, header: Header, batch: MessageBatch) -> Part:
         """Carry the rows over as one buffer."""
-        copy: MessageBatch = pickle.loads(pickle.dumps(batch))  # noqa: S301 - our own bytes
+        buffers: list[pickle.PickleBuffer] = []
+        wire = pickle.dumps(batch, 5, buffer_callback=buffers.append)
+        copy: MessageBatch = pickle.loads(wire, buffers=buffers)  # noqa: S301 - our own bytes
         return await self._core.run(header, copy)
 
     async def more(self, caller: str, number: int) -> Part:
@@ -83,9 +85,9 @@ class FlowSettings:
     receivers: int = 1
     routers: int = 1
     handlers: int = 1
-    messages: int = 16_384
+    messages: int = 32_768
     bytes: int = 64 * 1024 * 1024
-    batch_rows: int = 4096
+    batch_rows: int = 8192
     wait: float = 20.0
     sessions: int | None = None
     hold: float = 60.0

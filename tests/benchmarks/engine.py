@@ -1,7 +1,8 @@
 """The engine against one call a message and against the bare pipeline (DESIGN section 5).
 
-All three run the same sync handler function on the same bodies, with two handler actors, in turn,
-three rounds; the ratios are of medians inside one run.
+All three run the same handler function on the same bodies, with two handler actors, in turn, three
+rounds; the ratios are of medians inside one run. Order, credit, ledger, turns and the record of
+what was applied are on in all of ours.
 """
 
 from __future__ import annotations
@@ -9,36 +10,40 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from pathlib import Path
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import ray
 
-from actors.runtime import Runtime
-from actors.topology import Topology
-from pipeline import Context, Message, MessageBatch, handler
-from pipeline.config import parse
+from pipeline import MessageBatch
 from pipeline.slots import SlotTable
+from tests.benchmarks.cost import cpu_seconds
+from tests.benchmarks.ours import Case, ours, touch
 
 ROUNDS = 3
-SESSIONS = 1_000
 NAIVE = 2_000
-BARE = 200_000
-OURS = 200_000
-ROWS = 2_048
-IN_FLIGHT = 8
-BODY = b"x" * 1_000
-
-
-def touch(body: bytes) -> int:
-    """What every handler does with a body."""
-    return len(body)
-
-
-@handler
-def on_message(body: bytes, context: Context) -> None:
-    """The same, as ours calls it."""
-    touch(body)
+NAIVE_IN_FLIGHT = 256
+BARE = 400_000
+BARE_ROWS = 2_048
+BARE_IN_FLIGHT = 8
+HEADLINE = Case()
+COUNT = 100_000
+"""Messages of a case that varies one thing."""
+VARIED = {
+    **{f"rows {rows}": Case(count=COUNT, rows=rows) for rows in (64, 256, 1_024, 4_096, 8_192)},
+    "body 100 B": Case(count=COUNT, size=100),
+    "body 16 KB": Case(count=COUNT // 4, size=16_000),
+    "body 256 KB": Case(count=COUNT // 50, size=256_000),
+    "1 session": Case(count=COUNT, sessions=1),
+    "100,000 sessions": Case(count=COUNT, sessions=100_000),
+    "one hot session": Case(count=COUNT, hot=0.5),
+    "unordered": Case(count=COUNT, ordered=False),
+    "async": Case(count=COUNT, function="on_message_async"),
+    "batch": Case(count=COUNT, function="on_batch"),
+    "batch async": Case(count=COUNT, function="on_batch_async"),
+}
+"""What each case varies of the headline: 1 KB, 1,000 sessions, ordered, a message at a time."""
 
 
 @ray.remote(num_cpus=0.1)
@@ -62,12 +67,13 @@ class NaiveRouter:
 @ray.remote(num_cpus=0.1)
 class NaiveReceiver:
     async def run(self, router: Any, count: int) -> float:
+        body = b"x" * HEADLINE.size
         began = time.perf_counter()
         pending: set[asyncio.Future[Any]] = set()
         for number in range(count):
-            call = router.route.remote(f"session-{number % SESSIONS}", BODY)
+            call = router.route.remote(HEADLINE.session(number), body)
             pending.add(asyncio.ensure_future(asyncio.wrap_future(call.future())))
-            if len(pending) >= 256:
+            if len(pending) >= NAIVE_IN_FLIGHT:
                 _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait(pending)
         return count / (time.perf_counter() - began)
@@ -76,7 +82,11 @@ class NaiveReceiver:
 @ray.remote(num_cpus=0.1)
 class BareHandler:
     def handle(self, batch: MessageBatch) -> list[int]:
-        return [touch(body) for body in batch.column("body").to_pylist()]
+        outcomes = []
+        for body in batch.column("body").to_pylist():
+            touch(body)
+            outcomes.append(1)
+        return outcomes
 
 
 @ray.remote(num_cpus=0.1)
@@ -102,108 +112,85 @@ class BareRouter:
 @ray.remote(num_cpus=0.1)
 class BareReceiver:
     async def run(self, router: Any, count: int) -> float:
-        bodies = [BODY] * ROWS
-        sessions = [f"session-{number % SESSIONS}" for number in range(ROWS)]
-        ids = [f"message-{number}" for number in range(ROWS)]
+        body = b"x" * HEADLINE.size
         began = time.perf_counter()
         pending: set[asyncio.Future[Any]] = set()
-        for _ in range(count // ROWS):
+        for start in range(0, count, BARE_ROWS):
+            numbers = range(start, start + BARE_ROWS)
+            now = time.time()
             batch = MessageBatch.from_columns(
-                ROWS, {"id": ids, "session": sessions, "body": bodies}
+                BARE_ROWS,
+                {
+                    "id": [f"message-{number}" for number in numbers],
+                    "session": [HEADLINE.session(number) for number in numbers],
+                    "sequence": numbers,
+                    "enqueued_at": [now] * BARE_ROWS,
+                    "body": [body] * BARE_ROWS,
+                },
             )
             call = router.route.remote(batch)
             pending.add(asyncio.ensure_future(asyncio.wrap_future(call.future())))
-            if len(pending) >= IN_FLIGHT:
+            if len(pending) >= BARE_IN_FLIGHT:
                 _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait(pending)
-        return (count // ROWS) * ROWS / (time.perf_counter() - began)
+        return count / (time.perf_counter() - began)
 
 
-async def three_hops(receiver: Any, router: Any, handler_class: Any, count: int) -> float:
-    """Messages a second through fresh actors of three classes."""
+async def three_hops(
+    receiver: Any, router: Any, handler_class: Any, count: int
+) -> tuple[float, float]:
+    """Messages a second through fresh actors of three classes, and CPU microseconds a message."""
     handlers = [handler_class.remote() for _ in range(2)]
     way = router.remote(handlers)
     source = receiver.remote()
+    actors = [source, way, *handlers]
     await source.run.remote(way, count // 20)
+    before = await cpu_seconds(actors)
     rate: float = await source.run.remote(way, count)
-    for actor in (source, way, *handlers):
+    spent = await cpu_seconds(actors) - before
+    for actor in actors:
         ray.kill(actor)
-    return rate
-
-
-class Filled(Runtime):
-    """A runtime whose queue is full before its pipelines start."""
-
-    async def timed(self, count: int) -> float:
-        """Fill the queue, run, and tell the seconds from the first receive to the last settled.
-
-        Both are seen at the broker, by asking it every 5 ms.
-        """
-        self.connect()
-        topology = Topology(self.config, self._path, int(time.time() * 1000))
-        await self._start_queues(topology)
-        for begin in range(0, count, 4_096):
-            await self.client.send_many(
-                "events",
-                [
-                    Message(BODY, session=f"session-{number % SESSIONS}")
-                    for number in range(begin, min(count, begin + 4_096))
-                ],
-            )
-        starting = asyncio.ensure_future(self._start_pipelines(topology))
-        began = 0.0
-        while (totals := await self.totals()).completed < count:
-            if not began and totals.received:
-                began = time.perf_counter()
-            await asyncio.sleep(0.005)
-        ended = time.perf_counter()
-        await starting
-        return ended - began
-
-
-async def ours(count: int) -> tuple[float, float]:
-    """Messages a second from first receive to last settled at the broker, and rows a run."""
-    config = parse(
-        {
-            "name": "bench",
-            "connections": {"main": {"provider": "memory"}},
-            "queues": {"events": {"connection": "main", "fifo": True}},
-            "pipelines": {
-                "events": {
-                    "queue": "events",
-                    "handler": "tests.benchmarks.engine:on_message",
-                    "handlers": 2,
-                }
-            },
-        }
-    )
-    runtime = Filled(config, path=[str(Path(__file__).parents[2])])
-    try:
-        seconds = await runtime.timed(count)
-        look = await runtime.refresh()
-        figures = look.pipelines["events"]
-        rows = figures.routers["run_rows"] / max(1, figures.routers["runs"])
-        return count / seconds, rows
-    finally:
-        await runtime.close()
+    return rate, spent * 1e6 / count
 
 
 async def measure() -> dict[str, Any]:
-    """All three in turn."""
-    naive, bare, mine, rows = [], [], [], []
+    """All three in turn, three rounds."""
+    naive, bare, mine = [], [], []
     for _ in range(ROUNDS):
         naive.append(await three_hops(NaiveReceiver, NaiveRouter, NaiveHandler, NAIVE))
-        bare.append(await three_hops(BareReceiver, BareRouter, BareHandler, BARE))
-        rate, batch = await ours(OURS)
-        mine.append(rate)
-        rows.append(batch)
+        count = BARE // BARE_ROWS * BARE_ROWS
+        bare.append(await three_hops(BareReceiver, BareRouter, BareHandler, count))
+        mine.append(await ours(HEADLINE))
     middle = statistics.median
+    rate = middle(result.rate for result in mine)
+    naive_rate = middle(rate for rate, _ in naive)
+    bare_rate = middle(rate for rate, _ in bare)
+    by_actor = {name: round(middle(result.cpu[name] for result in mine), 1) for name in mine[0].cpu}
     return {
         "bench": "engine",
-        "ratio_naive": round(middle(mine) / middle(naive), 1),
-        "ratio_bare": round(middle(mine) / middle(bare), 3),
-        "messages_per_second": round(middle(mine)),
-        "naive_per_second": round(middle(naive)),
-        "bare_per_second": round(middle(bare)),
-        "batch_rows": round(middle(rows)),
+        "ratio_naive": round(rate / naive_rate, 1),
+        "ratio_bare": round(rate / bare_rate, 3),
+        "messages_per_second": round(rate),
+        "naive_per_second": round(naive_rate),
+        "bare_per_second": round(bare_rate),
+        "batch_rows": round(middle(result.rows for result in mine)),
+        "cpu_us_per_message": round(middle(sum(result.cpu.values()) for result in mine), 1),
+        "bare_cpu_us_per_message": round(middle(cpu for _, cpu in bare), 1),
+        "cpu_us_by_actor": by_actor,
     }
+
+
+async def cases() -> AsyncIterator[dict[str, Any]]:
+    """One thing varied at a time, once each; `per_headline` compares with the headline's size."""
+    base = (await ours(replace(HEADLINE, count=COUNT))).rate
+    for name, case in VARIED.items():
+        result = await ours(case)
+        yield {
+            "bench": "engine_case",
+            "case": name,
+            "messages_per_second": round(result.rate),
+            "per_headline": round(result.rate / base, 2),
+            "mb_per_second": round(result.rate * case.size / 1e6, 1),
+            "batch_rows": round(result.rows),
+            "cpu_us_per_message": round(sum(result.cpu.values()), 1),
+        }

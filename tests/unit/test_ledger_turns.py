@@ -74,15 +74,37 @@ class Ledgers(RuleBasedStateMachine):
         if self.states[row] <= SETTLING:
             self.states[row] = LOST
 
+    @rule(some=st.lists(rows, unique=True))
+    def settle_many(self, some: list[int]) -> None:
+        """Rows of several receives are settled lot by lot, and those that were lost are named."""
+        if any(self.states[row] in (SETTLING, ENDED) for row in some):
+            return
+        lost: set[int] = set()
+        for lot, places in self.ledger.lots(some):
+            lost |= {lot.base + place for place in self.ledger.settle_all(lot, places)}
+        assert lost == {row for row in some if self.states[row] == LOST}
+        self.states |= dict.fromkeys(set(some) - lost, SETTLING)
+
     @rule(row=rows)
-    def end(self, row: int) -> None:
-        """A row ends once, and gives its bytes back."""
-        if self.states[row] == ENDED:
+    def settle_again(self, row: int) -> None:
+        """A second outcome of a row that is being settled is refused among many as well."""
+        if self.states[row] == SETTLING:
+            with pytest.raises(ValidationError, match="must come once"):
+                self.ledger.settle_all(*self.ledger.lots([row]).__next__())
+
+    @rule(some=st.lists(rows, unique=True))
+    def end(self, some: list[int]) -> None:
+        """Rows end once, in any mixture of receives, and give their bytes back."""
+        if any(self.states[row] == ENDED for row in some):
+            row = next(row for row in some if self.states[row] == ENDED)
             with pytest.raises(ValidationError, match="must end once"):
-                self.ledger.end(row)
-        else:
-            assert self.ledger.end(row) == 10 + row - Ledger.base(row)
-            self.states[row] = ENDED
+                [self.ledger.end_all(*one) for one in self.ledger.lots([row])]
+            return
+        receipts = self.ledger.receipts(some)
+        assert receipts == [self.ledger.find(row)[0].receipts[row & 0xFFFF] for row in some]
+        size = sum(self.ledger.end_all(*one) for one in self.ledger.lots(some))
+        assert size == sum(10 + row - Ledger.base(row) for row in some)
+        self.states |= dict.fromkeys(some, ENDED)
 
     def open_lot(self, row: int) -> bool:
         base = Ledger.base(row)

@@ -21,7 +21,7 @@ def test_the_record_keeps_the_unconfirmed_and_64_confirmed(confirmed: int, more:
     applied = Applied()
     total = confirmed + more
     for sequence in range(total):
-        applied.add((sequence, f"m{sequence}"), min(sequence, confirmed))
+        applied.extend([(sequence, f"m{sequence}")], min(sequence, confirmed))
     kept = [sequence for sequence in range(total) if (sequence, f"m{sequence}") in applied]
     below = min(confirmed, total - 1)
     assert set(range(max(0, below - RECENT), total)) <= set(kept)
@@ -32,7 +32,7 @@ def test_the_record_keeps_the_unconfirmed_and_64_confirmed(confirmed: int, more:
 def test_only_the_same_sequence_and_id_were_applied() -> None:
     """A lower sequence alone proves nothing: a queue made anew starts at 1 again."""
     applied = Applied()
-    applied.add((5, "a"), 0)
+    applied.extend([(5, "a")], 0)
     assert (5, "a") in applied
     assert (5, "b") not in applied
     assert (3, "a") not in applied

@@ -26,7 +26,7 @@ from pipeline.providers.port import (
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-MAX_RECEIVE = 4_096
+MAX_RECEIVE = 16_384
 """The most messages that one receive brings."""
 
 

@@ -1,0 +1,177 @@
+"""How long a message takes from send to settled at a steady rate, and where the time goes.
+
+Every figure is exact, by message and its sequence; all processes are on one machine and so read one
+clock. The driver notes the time just before it calls `send`, the broker stamps `enqueued_at`, the
+handler notes when it runs, and three taps, put into the receiver's process from here, note when it
+takes a row in, when it gets the row's outcome, and when the broker has confirmed that the row is
+complete: that is the end. `where` has the median of each stretch between two neighbours:
+
+    send         `send` called -> enqueued at the broker: a call of an actor
+    to_receiver  -> the receiver has the row: the answer to its waiting poll
+    to_handler   -> the handler runs: through the router, onto the handler's thread
+    to_outcome   -> the receiver knows the outcome: record committed, back through the router
+    settle       -> the broker has confirmed: a call of an actor
+
+Medians of stretches don't add up to the median of the whole, but nearly. Messages keep to their
+times whether or not earlier ones were answered: a slow answer doesn't thin out what follows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from typing import Any
+
+from actors.runtime import Runtime
+from pipeline import Context, Message, handler
+from pipeline.config import parse
+from tests.benchmarks.ours import ROOT
+
+RATES = {100: 0.01, 1_000: 0.01}
+"""Messages a second, and the seconds between two ticks at which they are sent."""
+WARM_UP = 2.0
+SECONDS = 8.0
+SESSIONS = 100
+BODY = b"x" * 100
+STAGES = ("send", "to_receiver", "to_handler", "to_outcome", "settle")
+CONFIG: dict[str, Any] = {
+    "name": "latency",
+    "connections": {"main": {"provider": "memory"}},
+    "queues": {"events": {"connection": "main", "fifo": True}},
+    "pipelines": {"events": {"queue": "events", "handler": "tests.benchmarks.latency:on_message"}},
+}
+
+_handled: dict[int, float] = {}
+"""In the handler's process: sequence to when the handler ran."""
+
+
+@handler
+def on_message(body: bytes, context: Context) -> None:
+    """Note the time."""
+    _handled[context.delivery.sequence] = time.time()
+
+
+def handled(_: Any) -> dict[int, float]:
+    """Called in the handler's process: what it noted."""
+    return _handled
+
+
+def tap(actor: Any) -> None:
+    """Called in the receiver's process: note when rows come in, get an outcome, are settled."""
+    core = actor._core
+    take_in, apply, measured = core._take_in, core._outgo._apply, core._measure_latency
+    actor.enqueued, actor.taken_in, actor.ended, actor.settled = {}, {}, {}, {}
+
+    def sequences(rows: Any) -> list[int]:
+        return [lot.sequences[place] for lot, place in map(core._ledger.find, rows)]
+
+    def note_taken_in(received: Any) -> None:
+        now = time.time()
+        numbers = received.batch.values("sequence") if len(received.batch) else []
+        actor.taken_in.update(dict.fromkeys(numbers, now))
+        if numbers:
+            enqueued = received.batch.values("enqueued_at")
+            actor.enqueued.update(zip(numbers, enqueued, strict=True))
+        take_in(received)
+
+    def note_ended(call: Any, part: Any) -> None:
+        now = time.time()
+        rows = [call.rows[at] for at in part.completed]
+        actor.ended.update(dict.fromkeys(sequences(rows), now))
+        apply(call, part)
+
+    def note_settled(rows: Any) -> None:
+        actor.settled.update(dict.fromkeys(sequences(rows), time.time()))
+        measured(rows)
+
+    core._take_in, core._outgo._apply, core._measure_latency = (
+        note_taken_in,
+        note_ended,
+        note_settled,
+    )
+
+
+def tapped(actor: Any) -> list[dict[int, float]]:
+    """Called in the receiver's process: what it noted, in the order in which it happens."""
+    return [actor.enqueued, actor.taken_in, actor.ended, actor.settled]
+
+
+class Timed(Runtime):
+    """A runtime that sends at a steady rate and times every message."""
+
+    async def timed(self, rate: int) -> dict[str, Any]:
+        """Send, wait until all is settled, and tell how long it took."""
+        actors: Any = self._actors["events"]
+        [receiver], [works] = actors.receivers, actors.handlers
+        await receiver.__ray_call__.remote(tap)
+        sent = await self._send(rate)
+        while (await self.totals()).completed < len(sent):
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)  # the broker counts a message before the receiver hears of it
+        enqueued, taken_in, ended, settled = await receiver.__ray_call__.remote(tapped)
+        ran = await works.__ray_call__.remote(handled)
+        counted = sorted(sent)[int(rate * WARM_UP) :]
+        moments = [
+            [times[number] for times in (sent, enqueued, taken_in, ran, ended, settled)]
+            for number in counted
+        ]
+        whole = statistics.quantiles((times[-1] - times[0] for times in moments), n=100)
+        stretches = zip(*([b - a for a, b in pairwise(times)] for times in moments), strict=True)
+        return {
+            "bench": "latency",
+            "rate": rate,
+            "messages": len(moments),
+            "p50_ms": _ms(whole[49]),
+            "p99_ms": _ms(whole[98]),
+            "where": {
+                stage: _ms(statistics.median(stretch))
+                for stage, stretch in zip(STAGES, stretches, strict=True)
+            },
+        }
+
+    async def _send(self, rate: int) -> dict[int, float]:
+        """One call a message, at even ticks; sequence to when `send` was called."""
+        sent: dict[int, float] = {}
+
+        async def send(number: int) -> None:
+            message = Message(BODY, session=f"session-{number % SESSIONS}")
+            now = time.time()
+            answer = await self.client.send("events", message)
+            sent[answer.sequence or 0] = now
+
+        tick = RATES[rate]
+        each = round(rate * tick)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async with asyncio.TaskGroup() as sending:
+            for at in range(round((WARM_UP + SECONDS) / tick)):
+                await asyncio.sleep(max(0.0, began + at * tick - loop.time()))
+                for number in range(at * each, (at + 1) * each):
+                    sending.create_task(send(number))
+        return sent
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1_000, 2)
+
+
+async def each_rate() -> AsyncIterator[dict[str, Any]]:
+    """One result a rate, each on a runtime of its own."""
+    for rate in RATES:
+        async with Timed(parse(CONFIG), path=[str(ROOT)]) as runtime:
+            yield await runtime.timed(rate)
+
+
+async def measure() -> list[dict[str, Any]]:
+    """On the Ray that runs: one result a rate."""
+    return [result async for result in each_rate()]
+
+
+if __name__ == "__main__":
+    # Imported under its own name: what is sent to actors has to be found there under that name.
+    from tests.benchmarks import alone, latency
+
+    alone.run(latency.each_rate())

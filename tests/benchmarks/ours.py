@@ -1,0 +1,170 @@
+"""Our side of the benchmarks: a filled queue, the whole runtime, and what it cost by actor."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.runtime import Runtime
+from actors.topology import Topology
+from pipeline import Context, Message, MessageBatch, handler
+from pipeline.config import parse
+from tests.benchmarks.cost import cpu_seconds
+
+ROOT = Path(__file__).parents[2]
+_LOOK = 0.02
+
+
+def touch(body: bytes) -> int:
+    """What every handler does with a body."""
+    return len(body)
+
+
+@handler
+def on_message(body: bytes, context: Context) -> None:
+    """One message, sync."""
+    touch(body)
+
+
+@handler
+async def on_message_async(body: bytes, context: Context) -> None:
+    """One message, async."""
+    touch(body)
+
+
+@handler(batch=True)
+def on_batch(rows: MessageBatch) -> None:
+    """A batch, sync."""
+    for body in rows.column("body").to_pylist():
+        touch(body)
+
+
+@handler(batch=True)
+async def on_batch_async(rows: MessageBatch) -> None:
+    """A batch, async."""
+    for body in rows.column("body").to_pylist():
+        touch(body)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What is measured; the defaults are the headline's.
+
+    Args:
+        count: how many messages.
+        size: bytes of each body.
+        sessions: over how many sessions they are spread.
+        hot: the share of the messages that belong to one session, 0 to 1.
+        ordered: whether the queue keeps sessions in order.
+        rows: the batch limit in rows; None leaves the default.
+        function: which handler.
+    """
+
+    count: int = 400_000
+    size: int = 1_000
+    sessions: int = 1_000
+    hot: float = 0.0
+    ordered: bool = True
+    rows: int | None = None
+    function: str = "on_message"
+
+    def session(self, number: int) -> str:
+        """The session of a message."""
+        if self.hot and number % 100 < self.hot * 100:
+            return "session-hot"
+        return f"session-{number % self.sessions}"
+
+    def config(self) -> dict[str, Any]:
+        """The run's configuration: what is not said here is as by default."""
+        pipeline: dict[str, Any] = {
+            "queue": "events",
+            "handler": f"tests.benchmarks.ours:{self.function}",
+            "handlers": 2,
+        }
+        if self.rows is not None:
+            pipeline["batch"] = {"rows": self.rows}
+        return {
+            "name": "bench",
+            "connections": {"main": {"provider": "memory"}},
+            "queues": {"events": {"connection": "main", "fifo": self.ordered}},
+            "pipelines": {"events": pipeline},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a case.
+
+    Args:
+        rate: messages a second, first receive to last settled, as the broker sees it.
+        rows: rows of a handler's run, on average.
+        cpu: actor to microseconds of CPU time a message.
+    """
+
+    rate: float
+    rows: float
+    cpu: dict[str, float]
+
+
+class Filled(Runtime):
+    """A runtime whose queue is full before its pipelines start."""
+
+    async def timed(self, case: Case) -> Result:
+        """Fill the queue, run it empty, and measure from the first receive to the last settled."""
+        self.connect()
+        topology = Topology(self.config, self._path, int(time.time() * 1000))
+        await self._start_queues(topology)
+        await self._fill(case)
+        starting = asyncio.ensure_future(self._start_pipelines(topology))
+        while not (await self.totals()).received:
+            await asyncio.sleep(_LOOK)
+        began = time.perf_counter()
+        already = (await self.totals()).completed
+        await starting
+        before = await self.cost()
+        at_start = (await self.totals()).completed
+        while (await self.totals()).completed < case.count:
+            await asyncio.sleep(_LOOK)
+        seconds = time.perf_counter() - began
+        after = await self.cost()
+        routers = (await self.refresh()).pipelines["events"].routers
+        measured = max(1, case.count - at_start)
+        return Result(
+            (case.count - already) / seconds,
+            routers["run_rows"] / max(1, routers["runs"]),
+            {name: (after[name] - before[name]) * 1e6 / measured for name in after},
+        )
+
+    async def _fill(self, case: Case) -> None:
+        body = b"x" * case.size
+        for begin in range(0, case.count, 4_096):
+            await self.client.send_many(
+                "events",
+                [
+                    Message(body, session=case.session(number) if case.ordered else None)
+                    for number in range(begin, min(case.count, begin + 4_096))
+                ],
+            )
+
+    async def cost(self) -> dict[str, float]:
+        """Seconds of CPU time that each actor's process has used, by kind of actor."""
+        actors = self._actors["events"]
+        kinds = {
+            "broker": [broker._actor for broker in self._brokers.values()],
+            "receiver": actors.receivers,
+            "router": actors.routers,
+            "handlers": actors.handlers,
+        }
+        return {name: await cpu_seconds(members) for name, members in kinds.items()}
+
+
+async def ours(case: Case) -> Result:
+    """Run a case."""
+    runtime = Filled(parse(case.config()), path=[str(ROOT)])
+    try:
+        return await runtime.timed(case)
+    finally:
+        await runtime.close()
