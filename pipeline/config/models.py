@@ -108,10 +108,10 @@ class Credit(Model):
 
     Example:
         >>> Credit().messages
-        32768
+        65536
     """
 
-    messages: Count = 32_768
+    messages: Count = 65_536
     bytes: Count = 67_108_864
 
 

@@ -259,6 +259,15 @@ class Receiver(Protocol):
         and opens up to `want.new_sessions` free ones that have messages.
         """
 
+    async def end_wait(self) -> None:
+        """Let a pending receive return now with what it has, as if its wait were over.
+
+        Called by the receive's caller, from another task, when it could ask for more than it did:
+        a session has room again, or another one may be opened. Nothing is lost by it. Without a
+        pending receive it does nothing; where a poll can't be ended it does nothing either, and the
+        caller hears when the wait is over.
+        """
+
     async def complete(self, receipts: Sequence[Receipt]) -> Failures:
         """They were handled: delete them. A repeat is `MessageNotFound`."""
 

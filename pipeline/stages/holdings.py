@@ -111,7 +111,8 @@ class Holdings:
         if not self.native:
             return
         room = 0 if turns.stopped or turns.yields else self.share - turns.held
-        if room > 0 and turns.holding in self._held:
+        # One that was full gets more when a quarter is free, not a row a receive.
+        if room > 0 and room * 4 >= self.share and turns.holding in self._held:
             self._rooms[turns.holding] = room
         else:
             self._rooms.pop(turns.holding, None)
@@ -126,6 +127,17 @@ class Holdings:
             for holding, room in self._rooms.items()
             if self._held[holding].slot not in full
         }
+
+    def wanting(self) -> tuple[int, int, bool]:
+        """NATIVE: what the next receive may ask for; it grows as rows end.
+
+        Returns:
+            How many sessions may bring more, how many slots are not full, and whether sessions can
+            be opened: there is a place, or one could be made.
+        """
+        free = sum(rows <= self._slot_share for rows in self._slot_rows)
+        opens = self.places > 0 or any(not turns.held for turns in self._held.values())
+        return len(self._rooms), free, opens
 
     @property
     def places(self) -> int:

@@ -40,8 +40,6 @@ from pipeline.telemetry.counters import Histogram
 from pipeline.turns import Held, Turns
 
 _log = logging.getLogger("queue_runtime.receive")
-_NO_PLACE = 0.1
-"""Seconds one receive waits while no further session can be held."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +124,8 @@ class ReceiverCore:
         self._fetching: asyncio.Task[None] | None = None
         self._stopping = False
         self._others_wait = False
+        self._asked: tuple[int, int, bool] | None = None
+        self._waking: asyncio.Task[None] | None = None
         self._empty_receives = 0
         self.counts = {how.value: 0 for how in How} | {"received": 0, "retried": 0, "receives": 0}
         self.latency = Histogram()
@@ -197,7 +197,7 @@ class ReceiverCore:
                 await self._release_empty(
                     self._holdings.to_release(now, others_wait=self._others_wait)
                 )
-                received = await self._source.receive(self._want())
+                received = await self._receive()
             except QueueError as error:
                 if not error.transient:
                     raise
@@ -211,6 +211,32 @@ class ReceiverCore:
             self._others_wait = received.others_wait
             self._take_in(received)
 
+    async def _receive(self) -> Received:
+        want = self._want()
+        if self._holdings.native:
+            self._asked = self._holdings.wanting()
+        try:
+            return await self._source.receive(want)
+        finally:
+            self._asked = None
+
+    def _ask_anew(self) -> None:
+        """A receive that waits and asked for less than it could now would wait for nothing."""
+        if self._asked is None or self._waking is not None:
+            return
+        now = self._holdings.wanting()
+        if any(more > less for more, less in zip(now, self._asked, strict=True)):
+            self._asked = None
+            self._waking = asyncio.ensure_future(self._end_wait())
+
+    async def _end_wait(self) -> None:
+        try:
+            await self._source.end_wait()
+        except QueueError as error:
+            _log.debug("a receive could not be ended, it ends with its wait: %s", error)
+        finally:
+            self._waking = None
+
     def _fetch_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("the receiver can't go on", exc_info=error)
@@ -219,8 +245,10 @@ class ReceiverCore:
     def _want(self) -> Want:
         messages, size = self._credit.room
         places = self._holdings.places
-        # Without a place the poll can't bring another session, so it must end for one to be made.
-        wait = self._settings.wait if places else max(self._can.session_idle, _NO_PLACE)
+        # Without a place the poll can't bring another session; one is made when a session has been
+        # idle for long enough.
+        idle = self._can.session_idle
+        wait = idle if idle and not places else self._settings.wait
         return Want(
             messages=min(messages, self._settings.batch_rows, self._can.max_receive, MOST_ROWS),
             bytes=min(size, self._settings.batch_bytes),
@@ -557,6 +585,7 @@ class ReceiverCore:
             self._idle.set()
         if self._credit.worth_receiving(self._settings.batch_rows):
             self._room.set()
+            self._ask_anew()
 
     def _measure_latency(self, lot: Lot, places: Sequence[int]) -> None:
         now = self._clock.now()

@@ -85,7 +85,7 @@ class FlowSettings:
     receivers: int = 1
     routers: int = 1
     handlers: int = 1
-    messages: int = 32_768
+    messages: int = 65_536
     bytes: int = 64 * 1024 * 1024
     batch_rows: int = 8192
     wait: float = 20.0

@@ -1,34 +1,24 @@
-"""`make bench`: one JSON line a benchmark; ratios matter, not the figures of one machine."""
+"""`make bench`: every benchmark once, a JSON line each; ratios matter, not the figures."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
-import sys
-import tempfile
+from collections.abc import AsyncIterator
+from typing import Any
 
-import ray
-
-from tests.benchmarks import engine
+from tests.benchmarks import alone, engine, latency, memory, profile
 
 
-def main() -> None:
-    """Run every benchmark on one Ray."""
-    with tempfile.TemporaryDirectory(prefix="qr-", dir="/tmp") as directory:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            num_cpus=4,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=directory,
-        )
-        try:
-            sys.stdout.write(json.dumps(asyncio.run(engine.measure())) + "\n")
-        finally:
-            ray.shutdown()
+async def everything() -> AsyncIterator[dict[str, Any]]:
+    """All of them, on one Ray, the headline first."""
+    yield await engine.measure()
+    yield await profile.measure()
+    async for result in latency.each_rate():
+        yield result
+    async for result in engine.cases():
+        yield result
+    for result in await memory.measure_short():
+        yield result
 
 
 if __name__ == "__main__":
-    main()
+    alone.run(everything())

@@ -24,11 +24,11 @@ from tests.benchmarks.ours import Case, ours, touch
 ROUNDS = 3
 NAIVE = 2_000
 NAIVE_IN_FLIGHT = 256
-BARE = 400_000
+BARE = 600_000
 BARE_ROWS = 2_048
 BARE_IN_FLIGHT = 8
 HEADLINE = Case()
-COUNT = 100_000
+COUNT = 50_000
 """Messages of a case that varies one thing."""
 VARIED = {
     **{f"rows {rows}": Case(count=COUNT, rows=rows) for rows in (64, 256, 1_024, 4_096, 8_192)},

@@ -2,23 +2,28 @@
 
 Every figure is exact, by message and its sequence; all processes are on one machine and so read one
 clock. The driver notes the time just before it calls `send`, the broker stamps `enqueued_at`, the
-handler notes when it runs, and three taps, put into the receiver's process from here, note when it
-takes a row in, when it gets the row's outcome, and when the broker has confirmed that the row is
-complete: that is the end. `where` has the median of each stretch between two neighbours:
+handler notes when it runs; the receiver's provider (`pipeline.providers.port.Receiver`) is tapped,
+in the receiver's process, to note when a receive has brought the message, and when the completing
+call begins and is answered: that is the end. `where` has the median of each stretch between two
+neighbours:
 
     send         `send` called -> enqueued at the broker: a call of an actor
-    to_receiver  -> the receiver has the row: the answer to its waiting poll
+    to_receiver  -> the receiver has it: the answer to its waiting poll
     to_handler   -> the handler runs: through the router, onto the handler's thread
-    to_outcome   -> the receiver knows the outcome: record committed, back through the router
+    to_outcome   -> the receiver completes it: record committed, back through the router, and the
+                    completing call before it answered (a receiver has one under way at a time)
     settle       -> the broker has confirmed: a call of an actor
 
 Medians of stretches don't add up to the median of the whole, but nearly. Messages keep to their
 times whether or not earlier ones were answered: a slow answer doesn't thin out what follows it.
+`cpu_share` is the driver's and all actors' CPU time by the seconds that passed and the cores there
+are: where it is high, or another load is on the machine, the time is spent waiting for a core.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import time
 from collections.abc import AsyncIterator
@@ -28,6 +33,7 @@ from typing import Any
 from actors.runtime import Runtime
 from pipeline import Context, Message, handler
 from pipeline.config import parse
+from tests.benchmarks.cost import cpu_seconds
 from tests.benchmarks.ours import ROOT
 
 RATES = {100: 0.01, 1_000: 0.01}
@@ -60,43 +66,35 @@ def handled(_: Any) -> dict[int, float]:
 
 
 def tap(actor: Any) -> None:
-    """Called in the receiver's process: note when rows come in, get an outcome, are settled."""
-    core = actor._core
-    take_in, apply, measured = core._take_in, core._outgo._apply, core._measure_latency
-    actor.enqueued, actor.taken_in, actor.ended, actor.settled = {}, {}, {}, {}
+    """Called in the receiver's process: note when messages come in and when they are settled."""
+    source = actor._core._source
+    receive, complete = source.receive, source.complete
+    actor.enqueued, actor.received, actor.ended, actor.settled = {}, {}, {}, {}
+    sequence_of = {}
 
-    def sequences(rows: Any) -> list[int]:
-        return [lot.sequences[place] for lot, place in map(core._ledger.find, rows)]
+    async def noting_receive(want: Any) -> Any:
+        got = await receive(want)
+        if len(got.batch):
+            now = time.time()
+            sequences = got.batch.values("sequence")
+            sequence_of.update(zip(got.receipts, sequences, strict=True))
+            actor.enqueued.update(zip(sequences, got.batch.values("enqueued_at"), strict=True))
+            actor.received.update(dict.fromkeys(sequences, now))
+        return got
 
-    def note_taken_in(received: Any) -> None:
-        now = time.time()
-        numbers = received.batch.values("sequence") if len(received.batch) else []
-        actor.taken_in.update(dict.fromkeys(numbers, now))
-        if numbers:
-            enqueued = received.batch.values("enqueued_at")
-            actor.enqueued.update(zip(numbers, enqueued, strict=True))
-        take_in(received)
+    async def noting_complete(receipts: Any) -> Any:
+        sequences = [sequence_of.pop(receipt) for receipt in receipts]
+        actor.ended.update(dict.fromkeys(sequences, time.time()))
+        failures = await complete(receipts)
+        actor.settled.update(dict.fromkeys(sequences, time.time()))
+        return failures
 
-    def note_ended(call: Any, part: Any) -> None:
-        now = time.time()
-        rows = [call.rows[at] for at in part.completed]
-        actor.ended.update(dict.fromkeys(sequences(rows), now))
-        apply(call, part)
-
-    def note_settled(rows: Any) -> None:
-        actor.settled.update(dict.fromkeys(sequences(rows), time.time()))
-        measured(rows)
-
-    core._take_in, core._outgo._apply, core._measure_latency = (
-        note_taken_in,
-        note_ended,
-        note_settled,
-    )
+    source.receive, source.complete = noting_receive, noting_complete
 
 
 def tapped(actor: Any) -> list[dict[int, float]]:
     """Called in the receiver's process: what it noted, in the order in which it happens."""
-    return [actor.enqueued, actor.taken_in, actor.ended, actor.settled]
+    return [actor.enqueued, actor.received, actor.ended, actor.settled]
 
 
 class Timed(Runtime):
@@ -107,15 +105,17 @@ class Timed(Runtime):
         actors: Any = self._actors["events"]
         [receiver], [works] = actors.receivers, actors.handlers
         await receiver.__ray_call__.remote(tap)
+        before, began = await self._cpu(), time.perf_counter()
         sent = await self._send(rate)
+        spent, passed = await self._cpu() - before, time.perf_counter() - began
         while (await self.totals()).completed < len(sent):
             await asyncio.sleep(0.05)
         await asyncio.sleep(0.2)  # the broker counts a message before the receiver hears of it
-        enqueued, taken_in, ended, settled = await receiver.__ray_call__.remote(tapped)
+        enqueued, received, ended, settled = await receiver.__ray_call__.remote(tapped)
         ran = await works.__ray_call__.remote(handled)
         counted = sorted(sent)[int(rate * WARM_UP) :]
         moments = [
-            [times[number] for times in (sent, enqueued, taken_in, ran, ended, settled)]
+            [times[number] for times in (sent, enqueued, received, ran, ended, settled)]
             for number in counted
         ]
         whole = statistics.quantiles((times[-1] - times[0] for times in moments), n=100)
@@ -126,11 +126,18 @@ class Timed(Runtime):
             "messages": len(moments),
             "p50_ms": _ms(whole[49]),
             "p99_ms": _ms(whole[98]),
+            "cpu_share": round(spent / passed / (os.cpu_count() or 1), 2),
             "where": {
                 stage: _ms(statistics.median(stretch))
                 for stage, stretch in zip(STAGES, stretches, strict=True)
             },
         }
+
+    async def _cpu(self) -> float:
+        actors = self._actors["events"]
+        brokers = [broker._actor for broker in self._brokers.values()]
+        members = [*brokers, *actors.receivers, *actors.routers, *actors.handlers]
+        return time.process_time() + await cpu_seconds(members)
 
     async def _send(self, rate: int) -> dict[int, float]:
         """One call a message, at even ticks; sequence to when `send` was called."""

@@ -15,7 +15,7 @@ from pipeline.config import parse
 from tests.benchmarks.cost import cpu_seconds
 
 ROOT = Path(__file__).parents[2]
-_LOOK = 0.02
+_LOOK = 0.05
 
 
 def touch(body: bytes) -> int:
@@ -63,7 +63,7 @@ class Case:
         function: which handler.
     """
 
-    count: int = 400_000
+    count: int = 600_000
     size: int = 1_000
     sessions: int = 1_000
     hot: float = 0.0

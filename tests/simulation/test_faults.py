@@ -478,9 +478,11 @@ async def test_a_call_that_fails_as_a_whole_is_made_again() -> None:
         await asyncio.sleep(1)
         faulty.raises = set()
         faulty.faults["release_sessions"] = [SessionLockLost("x")]
+        for number in range(12):
+            await bench.send("x", session=f"t{number}")
         await asyncio.sleep(400)
         await bench.flow.settled()
-    assert (await bench.flow.broker.counters("queue")).completed == 12
+    assert (await bench.flow.broker.counters("queue")).completed == 24
 
 
 @pytest.mark.spec("P13", "F2")

@@ -305,6 +305,26 @@ async def test_a_cancelled_receive_loses_and_leaks_nothing(sessions: str, after:
     assert await other.complete(got.receipts) == {}
 
 
+@pytest.mark.spec("P2")
+async def test_a_wait_can_be_ended_and_the_next_one_not_with_it() -> None:
+    """The pending receive returns empty at once; without one, nothing happens."""
+    rig = Rig()
+    receiver = await rig.receiver()
+    loop = asyncio.get_running_loop()
+    await receiver.end_wait()
+    began = loop.time()
+    polling = asyncio.create_task(receiver.receive(want(wait=30)))
+    await asyncio.sleep(1)
+    await receiver.end_wait()
+    assert not len((await polling).batch)
+    assert loop.time() - began < 2
+    await receiver.end_wait()
+    polling = asyncio.create_task(receiver.receive(want(wait=30)))
+    await asyncio.sleep(1)
+    await rig.send("a")
+    assert len((await polling).batch) == 1
+
+
 @pytest.mark.spec("P2", "F2")
 async def test_a_cancelled_receive_gives_back_what_came_of_held_sessions() -> None:
     """The session stays with its holder; the messages come again."""

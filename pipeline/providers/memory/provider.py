@@ -81,7 +81,7 @@ class MemoryProvider:
             bounds_sessions=True,
             max_receive=MAX_RECEIVE,
             max_message_size=settings.max_message_size,
-            held_sessions=1_024,  # opening one costs no call of its own here
+            held_sessions=8_192,  # opening one costs no call of its own here
             session_idle=0.0,
         )
 

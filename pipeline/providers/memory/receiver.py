@@ -58,6 +58,7 @@ class MemoryReceiver:
         self._guard = guard
         self._forget = forget
         self._polls = 0
+        self._receiving: int | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
 
@@ -67,10 +68,22 @@ class MemoryReceiver:
         """Bring messages, waiting for the first one; the moment there is one it returns."""
         loop = self._guard.check()
         want = replace(want, messages=min(want.messages, MAX_RECEIVE))
-        got = await self._poll(
-            lambda poll: self._broker.receive(self._lane, want, poll), want.wait, self._give_back
-        )
+        self._receiving = self._polls + 1
+        try:
+            got = await self._poll(
+                lambda poll: self._broker.receive(self._lane, want, poll),
+                want.wait,
+                self._give_back,
+            )
+        finally:
+            self._receiving = None
         return _received(got, loop.time())
+
+    async def end_wait(self) -> None:
+        """Let a pending receive return now with what it has."""
+        self._guard.check()
+        if self._receiving is not None:
+            await self._guard.bounded(self._broker.end_poll(self._lane, self._receiving))
 
     async def accept(self, session: str | None, wait: float) -> Holding:
         """Lock one session, a named one (which may be empty), or the next free one."""

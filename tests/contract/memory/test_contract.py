@@ -38,9 +38,9 @@ def declare(sessions: SessionSupport, counting: Count) -> Capabilities:
         duplicate_detection=True,
         exact_depth=True,
         bounds_sessions=True,
-        max_receive=4096,
+        max_receive=16_384,
         max_message_size=1_048_576,
-        held_sessions=1024,
+        held_sessions=8_192,
         session_idle=0.0,
     )
 
