@@ -31,7 +31,7 @@ HEADLINE = Case()
 COUNT = 50_000
 """Messages of a case that varies one thing."""
 VARIED = {
-    **{f"rows {rows}": Case(count=COUNT, rows=rows) for rows in (64, 256, 1_024, 4_096, 8_192)},
+    **{f"rows {rows}": Case(count=COUNT, rows=rows) for rows in (64, 512, 2_048)},
     "body 100 B": Case(count=COUNT, size=100),
     "body 16 KB": Case(count=COUNT // 4, size=16_000),
     "body 256 KB": Case(count=COUNT // 50, size=256_000),
@@ -181,15 +181,19 @@ async def measure() -> dict[str, Any]:
 
 
 async def cases() -> AsyncIterator[dict[str, Any]]:
-    """One thing varied at a time, once each; `per_headline` compares with the headline's size."""
-    base = (await ours(replace(HEADLINE, count=COUNT))).rate
-    for name, case in VARIED.items():
+    """One thing varied at a time, once each; `per_first` compares with the first, the headline's.
+
+    They are too short to be compared with the headline's own figure: a run's beginning is in them.
+    """
+    base = 0.0
+    for name, case in {"rows 8192": replace(HEADLINE, count=COUNT), **VARIED}.items():
         result = await ours(case)
+        base = base or result.rate
         yield {
             "bench": "engine_case",
             "case": name,
             "messages_per_second": round(result.rate),
-            "per_headline": round(result.rate / base, 2),
+            "per_first": round(result.rate / base, 2),
             "mb_per_second": round(result.rate * case.size / 1e6, 1),
             "batch_rows": round(result.rows),
             "cpu_us_per_message": round(sum(result.cpu.values()), 1),

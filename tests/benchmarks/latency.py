@@ -38,8 +38,8 @@ from tests.benchmarks.ours import ROOT
 
 RATES = {100: 0.01, 1_000: 0.01}
 """Messages a second, and the seconds between two ticks at which they are sent."""
-WARM_UP = 2.0
-SECONDS = 8.0
+WARM_UP = 1.0
+SECONDS = 6.0
 SESSIONS = 100
 BODY = b"x" * 100
 STAGES = ("send", "to_receiver", "to_handler", "to_outcome", "settle")
@@ -83,7 +83,8 @@ def tap(actor: Any) -> None:
         return got
 
     async def noting_complete(receipts: Any) -> Any:
-        sequences = [sequence_of.pop(receipt) for receipt in receipts]
+        # Not noted: what the receive brought that was pending when the tap was put in.
+        sequences = [sequence_of.pop(receipt) for receipt in receipts if receipt in sequence_of]
         actor.ended.update(dict.fromkeys(sequences, time.time()))
         failures = await complete(receipts)
         actor.settled.update(dict.fromkeys(sequences, time.time()))

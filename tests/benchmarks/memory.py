@@ -31,7 +31,7 @@ from tests.benchmarks.ours import ROOT
 MESSAGES = 10_000_000
 SESSIONS = 1_000
 USED_ONCE = 1_000_000
-SHORT = 400_000
+SHORT = 200_000
 BACKLOG = 50_000
 """Messages that are sent and not yet settled, at most."""
 AT_ONCE = 4_096
