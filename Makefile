@@ -15,12 +15,13 @@ EDGES := pipeline/__main__.py,pipeline/cli/*,pipeline/telemetry/*,pipeline/provi
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help run test static unit contract coverage-core docs cluster coverage-edges notebooks \
-	bench format spec soak clean
+	bench bench-memory format spec soak clean
 
 help:
 	@echo "make run        the main job: 336,776 flights through a queue and Ray, with a checked result"
 	@echo "make test       the whole gate, cheapest first; stops at the first failure"
-	@echo "make bench      the engine's speed as ratios, in JSON"
+	@echo "make bench      the engine's speed as ratios, in JSON lines; four minutes"
+	@echo "make bench-memory  ten million messages, and a million sessions: is memory flat?"
 	@echo "make format     format the code and repair what ruff can"
 	@echo "make spec       which requirements have tests, and which have none"
 	@echo "make soak       the property tests and the simulation with many more schedules"
@@ -81,6 +82,9 @@ notebooks: $(STAMP)
 
 bench: $(STAMP)
 	@RAY_AUTH_MODE=disabled $(BIN)/python -m tests.benchmarks
+
+bench-memory: $(STAMP)
+	@RAY_AUTH_MODE=disabled $(BIN)/python -m tests.benchmarks.memory
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix --exit-zero --quiet

@@ -24,7 +24,7 @@ from tests.benchmarks.ours import Case, ours, touch
 ROUNDS = 3
 NAIVE = 2_000
 NAIVE_IN_FLIGHT = 256
-BARE = 600_000
+BARE = 500_000
 BARE_ROWS = 2_048
 BARE_IN_FLIGHT = 8
 HEADLINE = Case()

@@ -63,7 +63,7 @@ class Case:
         function: which handler.
     """
 
-    count: int = 600_000
+    count: int = 500_000
     size: int = 1_000
     sessions: int = 1_000
     hot: float = 0.0
