@@ -115,6 +115,22 @@ class MessageBatch:
         return cls(pa.concat_batches([batch.arrow for batch in batches]))
 
     @classmethod
+    def gather(cls, rows: Sequence[tuple[MessageBatch, int]]) -> MessageBatch:
+        """Rows of several batches, in the order given: one copy a batch, not one a row.
+
+        Args:
+            rows: for each a batch and the position there.
+        """
+        places: dict[MessageBatch, list[int]] = {}
+        for at, (batch, _) in enumerate(rows):
+            places.setdefault(batch, []).append(at)
+        parts = [batch.take([rows[at][1] for at in ats]) for batch, ats in places.items()]
+        if len(parts) < 2:
+            return cls.concat(parts)
+        order = [at for ats in places.values() for at in ats]
+        return cls.concat(parts).take(sorted(range(len(order)), key=order.__getitem__))
+
+    @classmethod
     def from_buffer(cls, buffer: pa.Buffer) -> MessageBatch:
         """The batch that `to_buffer` wrote.
 

@@ -83,7 +83,7 @@ class Again:
             below.append(0 if turns is None else turns.settled_below)
             if turns is not None:
                 turns.out += 1
-        batch = MessageBatch.concat([held.batch.take([held.place]) for held, _, _ in due])
+        batch = MessageBatch.gather([(held.batch, held.place) for held, _, _ in due])
         self._send(
             batch.with_columns(
                 turn=[turn for _, turn, _ in due],

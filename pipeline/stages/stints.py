@@ -443,7 +443,7 @@ def whole_batch(here: Surroundings, stints: Sequence[Stint], most: int) -> Calls
 
 def _halves(here: Surroundings, items: list[_Item]) -> Calls:
     """Call the handler with these rows; if it raises, with each half, down to the failing row."""
-    rows = _rows_of(items)
+    rows = MessageBatch.gather([(item.run.batch, item.row) for item in items])
     states = States({item.stint.lane.key: item.stint.state for item in items})
     first = items[0]
     context = Context(
@@ -464,19 +464,6 @@ def _halves(here: Surroundings, items: list[_Item]) -> Calls:
         yield from _apart(here, items, results)
     else:
         yield from _settle(here, items, results, context)
-
-
-def _rows_of(items: list[_Item]) -> MessageBatch:
-    """The items' rows as one batch, in their order; one copy a run, not one a row."""
-    of_run: dict[Run, list[int]] = {}
-    for at, item in enumerate(items):
-        of_run.setdefault(item.run, []).append(at)
-    parts = [run.batch.take([items[at].row for at in ats]) for run, ats in of_run.items()]
-    if len(parts) == 1:
-        return parts[0]
-    order = [at for ats in of_run.values() for at in ats]
-    places = sorted(range(len(order)), key=order.__getitem__)
-    return MessageBatch.concat(parts).take(places)
 
 
 def _apart(here: Surroundings, items: list[_Item], raised: Raised) -> Calls:

@@ -209,6 +209,20 @@ def test_concat_keeps_order(counts: list[int]) -> None:
     assert ids(MessageBatch.concat(batches)) == [one for batch in batches for one in ids(batch)]
 
 
+@pytest.mark.spec("M2")
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), max_size=12))
+def test_rows_of_several_batches_are_gathered_in_the_order_given(
+    rows: list[tuple[int, int]],
+) -> None:
+    """Whatever batches they come from, in turns and again; no rows give no rows."""
+    batches = [
+        MessageBatch.from_messages([Message(b"", id=f"{name}{at}") for at in range(4)])
+        for name in "abc"
+    ]
+    gathered = MessageBatch.gather([(batches[batch], at) for batch, at in rows])
+    assert ids(gathered) == [f"{'abc'[batch]}{at}" for batch, at in rows]
+
+
 def test_rows_are_found_as_in_a_list() -> None:
     """By number, from the end too; a slice is a batch; a row that isn't there is an IndexError."""
     batch = batch_of(5)
