@@ -36,6 +36,9 @@ class Holdings:
         self._held: dict[int, Turns] = {}
         self._rooms: dict[int, int] = {}
         self._slot_rows = [0] * SLOTS
+        self.grew = False
+        """NATIVE: a receive may ask for something that it could not when this was last set False:
+        a session or a slot has room again, or a place came free or can be made."""
 
     def __iter__(self) -> Iterator[Turns]:
         return iter(list(self._sessions.values()))
@@ -70,6 +73,7 @@ class Holdings:
         """Forget a session: it is given back, lost, or empty."""
         self._sessions.pop(turns.session, None)
         if self._held.get(turns.holding) is turns:
+            self.grew = self.grew or self._full
             del self._held[turns.holding]
         self._rooms.pop(turns.holding, None)
 
@@ -90,7 +94,10 @@ class Holdings:
     def leave(self, turns: Turns, rows: int) -> None:
         """Rows of the session have come to their end."""
         turns.held -= rows
-        self._slot_rows[turns.slot] -= rows
+        before = self._slot_rows[turns.slot]
+        self._slot_rows[turns.slot] = before - rows
+        if self.native and before > self._slot_share >= before - rows:
+            self.grew = True
 
     def settle(self, turns: Turns, ledger: Ledger, now: float) -> None:
         """Rows of the session have ended: see what is confirmed, and how much more may come."""
@@ -112,10 +119,13 @@ class Holdings:
             return
         room = 0 if turns.stopped or turns.yields else self.share - turns.held
         # One that was full gets more when a quarter is free, not a row a receive.
-        if room > 0 and room * 4 >= self.share and turns.holding in self._held:
+        if room * 4 >= self.share and turns.holding in self._held:
+            self.grew = self.grew or turns.holding not in self._rooms
             self._rooms[turns.holding] = room
         else:
             self._rooms.pop(turns.holding, None)
+        if self._full and (turns.stopped or not (turns.held or self._idle)):
+            self.grew = True  # it leaves its place, or can be let go of
 
     def rooms(self) -> dict[int, int]:
         """NATIVE: holding to how many more of it may come; sessions of a full slot get none."""
@@ -128,16 +138,9 @@ class Holdings:
             if self._held[holding].slot not in full
         }
 
-    def wanting(self) -> tuple[int, int, bool]:
-        """NATIVE: what the next receive may ask for; it grows as rows end.
-
-        Returns:
-            How many sessions may bring more, how many slots are not full, and whether sessions can
-            be opened: there is a place, or one could be made.
-        """
-        free = sum(rows <= self._slot_share for rows in self._slot_rows)
-        opens = self.places > 0 or any(not turns.held for turns in self._held.values())
-        return len(self._rooms), free, opens
+    @property
+    def _full(self) -> bool:
+        return len(self._held) >= self._most
 
     @property
     def places(self) -> int:

@@ -124,7 +124,7 @@ class ReceiverCore:
         self._fetching: asyncio.Task[None] | None = None
         self._stopping = False
         self._others_wait = False
-        self._asked: tuple[int, int, bool] | None = None
+        self._polling = False
         self._waking: asyncio.Task[None] | None = None
         self._empty_receives = 0
         self.counts = {how.value: 0 for how in How} | {"received": 0, "retried": 0, "receives": 0}
@@ -168,6 +168,8 @@ class ReceiverCore:
         left = self._ledger.open
         await self._locks.renewer.close()
         await self._outgo.close(abandon=bool(left))
+        if self._waking is not None:
+            await asyncio.wait([self._waking])
         if not left:
             await self._source.close()
         return left
@@ -213,21 +215,18 @@ class ReceiverCore:
 
     async def _receive(self) -> Received:
         want = self._want()
-        if self._holdings.native:
-            self._asked = self._holdings.wanting()
+        self._holdings.grew = False
+        self._polling = True
         try:
             return await self._source.receive(want)
         finally:
-            self._asked = None
+            self._polling = False
 
     def _ask_anew(self) -> None:
         """A receive that waits and asked for less than it could now would wait for nothing."""
-        if self._asked is None or self._waking is not None:
-            return
-        now = self._holdings.wanting()
-        if any(more > less for more, less in zip(now, self._asked, strict=True)):
-            self._asked = None
+        if self._polling and self._holdings.grew and self._waking is None:
             self._waking = asyncio.ensure_future(self._end_wait())
+            self._waking.add_done_callback(self._fetch_ended)
 
     async def _end_wait(self) -> None:
         try:
@@ -349,6 +348,7 @@ class ReceiverCore:
             self._apply_others(call, part.others, touched)
         for turns in touched:
             self._advance(turns)
+        self._ask_anew()
 
     def _complete(self, lot: Lot, places: list[int], touched: set[Turns]) -> None:
         """Rows of one lot were handled."""

@@ -13,7 +13,7 @@ import pytest
 from pipeline.clock import SeededClock
 from pipeline.config import MemoryQueue
 from pipeline.errors import ConnectionFailed
-from pipeline.handlers.api import handler
+from pipeline.handlers.api import Context, Retry, handler
 from pipeline.message import Message
 from pipeline.providers.port import Receiver
 from pipeline.slots import slot_of
@@ -104,3 +104,49 @@ async def test_a_wait_that_can_not_be_ended_loses_nothing() -> None:
     took, ended = await seconds(["hot"] * 12, fails=True, messages=16)
     assert ended > 0
     assert took >= WAIT
+
+
+async def others_done(count: int, bodies: list[tuple[str, bytes]], **settings: Any) -> float:
+    """How long until so many were handled; a body `fails` is retried after half a wait."""
+    handled = asyncio.Semaphore(0)
+
+    @handler
+    async def first_fails(body: bytes, context: Context) -> Retry | None:
+        await asyncio.sleep(SLOW)
+        if body == b"fails" and context.attempt == 1:
+            return Retry(WAIT / 2)
+        handled.release()
+        return None
+
+    loop = asyncio.get_running_loop()
+    flow = Flow(
+        first_fails,
+        FlowSettings(
+            queue=MemoryQueue(connection="m", fifo=True), wait=WAIT, hold=WAIT, **settings
+        ),
+        SeededClock(loop.time, 1),
+    )
+    await flow.send([Message(body, session=session) for session, body in bodies])
+    began = loop.time()
+    async with flow:
+        for _ in range(count):
+            await handled.acquire()
+        return loop.time() - began
+
+
+@pytest.mark.spec("F5")
+async def test_one_session_stops_as_another_has_room_again() -> None:
+    """As many sessions may bring more as before, but not the same: the other one is asked."""
+    count = 12
+    took = await others_done(count, [("f", b"fails"), *[("hot", b"hot")] * count], messages=16)
+    assert took < count * SLOW + 5
+
+
+@pytest.mark.spec("F5")
+async def test_sessions_that_wait_for_their_retry_leave_their_places_at_once() -> None:
+    """All places are taken by them: the others come without any row having ended."""
+    stopped = [(f"f{n}", b"fails") for n in range(4)]
+    took = await others_done(
+        8, [*stopped, *((f"s{n}", b"x") for n in range(8))], sessions=4, messages=64
+    )
+    assert took < 8 * SLOW + 5
