@@ -128,13 +128,7 @@ class Ledger:
     def settle(self, row: int) -> bool:
         """Begin to settle a row in hand; False when its lock was lost meanwhile."""
         lot, place = self.find(row)
-        state = lot.states[place]
-        if state == IN_HAND:
-            lot.states[place] = SETTLING
-            return True
-        if state != LOST:
-            raise ValidationError("outcome", "must come once a delivery", row)
-        return False
+        return not self.settle_all(lot, [place])
 
     def lose(self, row: int) -> bool:
         """The lock on this row ended; True when that was news."""

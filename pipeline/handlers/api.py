@@ -171,11 +171,6 @@ class Signals:
         """No row of the session is here any more."""
         self._lost.pop(session, None)
 
-    @property
-    def any_lost(self) -> bool:
-        """Whether any lock ended of which rows are here."""
-        return bool(self._lost)
-
     def lost(self, batch: MessageBatch, row: int) -> bool:
         """Whether the row's lock ended."""
         if not self._lost:

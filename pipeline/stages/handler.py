@@ -19,6 +19,7 @@ from typing import Any
 from pipeline.admission import Admission
 from pipeline.batch import MessageBatch
 from pipeline.clock import Clock
+from pipeline.config import Batch
 from pipeline.errors import QueueError
 from pipeline.handlers.api import Handler, Outgoing, Signals
 from pipeline.handlers.run import Runner
@@ -70,7 +71,7 @@ class HandlerSettings:
     timeout: float = 300.0
     concurrency: int = 64
     threads: int = 1
-    batch_rows: int = 8192
+    batch_rows: int = Batch().rows
     states: int = 50_000
 
 

@@ -49,11 +49,7 @@ class Locks:
         for base in bases:
             lot = self._ledger.lot(base)
             rows += [] if lot is None else lot.unsettled()
-        receipts = []
-        for row in rows:
-            lot, place = self._ledger.find(row)
-            receipts.append(lot.receipts[place])
-        answer = await self._source.renew(receipts)
+        answer = await self._source.renew(self._ledger.receipts(rows))
         # One row that can't be renewed is lost alone; its lot goes on with the others.
         again = {}
         for place, error in answer.failures.items():

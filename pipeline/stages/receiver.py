@@ -352,13 +352,7 @@ class ReceiverCore:
 
     def _complete(self, lot: Lot, places: list[int], touched: set[Turns]) -> None:
         """Rows of one lot were handled."""
-        turns = lot.turns
-        for place in places:
-            session = turns[place]
-            if session is not None:
-                session.out -= 1
-                if session.stopped:
-                    touched.add(session)
+        _came_back(lot, places, touched)
         lost = self._ledger.settle_all(lot, places)
         if lost:
             gone = set(lost)
@@ -366,22 +360,15 @@ class ReceiverCore:
         self._settler.complete([lot.base + place for place in places])
         self._lost([lot.base + place for place in lost])
 
-    def _came_back(self, row: int, touched: set[Turns]) -> Turns | None:
-        lot, place = self._ledger.find(row)
-        turns = lot.turns[place]
-        if turns is not None:
-            turns.out -= 1
-            if turns.stopped:
-                touched.add(turns)
-        return turns
-
     def _apply_others(self, call: Call, others: list[Outcome], touched: set[Turns]) -> None:
         copy = call.copy([outcome.row for outcome in others])
         sequences = copy.values("sequence")
         dead: list[tuple[int, DeadLetter]] = []
         for place, outcome in enumerate(others):
             row = call.rows[outcome.row]
-            turns = self._came_back(row, touched)
+            lot, at = self._ledger.find(row)
+            turns = lot.turns[at]
+            _came_back(lot, [at], touched)
             if not self.held(row):
                 self.ended([row], How.LOST)
             elif outcome.kind is Kind.DEAD_LETTER:
@@ -591,6 +578,17 @@ class ReceiverCore:
         now = self._clock.now()
         enqueued = lot.enqueued
         self.latency.add([now - enqueued[place] for place in places])
+
+
+def _came_back(lot: Lot, places: Sequence[int], touched: set[Turns]) -> None:
+    """Rows have their outcome; the stopped sessions among theirs are to be looked at."""
+    turns = lot.turns
+    for place in places:
+        session = turns[place]
+        if session is not None:
+            session.out -= 1
+            if session.stopped:
+                touched.add(session)
 
 
 def _count(lot: Lot, places: Sequence[int], touched: dict[Turns, int]) -> None:

@@ -79,7 +79,9 @@ class Settler:
         reasons = dict(zip(rows, why, strict=True))
 
         def call(some: Sequence[int]) -> Awaitable[Failures]:
-            return self._source.dead_letter(self._receipts(some), [reasons[row] for row in some])
+            return self._source.dead_letter(
+                self._books.receipts(some), [reasons[row] for row in some]
+            )
 
         self._spawn(self._settle(rows, call, How.DEAD_LETTERED))
 
@@ -88,7 +90,7 @@ class Settler:
         self._spawn(
             self._settle(
                 [row],
-                lambda some: self._source.abandon(self._receipts(some), delay),
+                lambda some: self._source.abandon(self._books.receipts(some), delay),
                 How.ABANDONED,
             )
         )
@@ -97,7 +99,7 @@ class Settler:
         """Give rows back unhandled."""
         self._spawn(
             self._settle(
-                rows, lambda some: self._source.release(self._receipts(some)), How.RELEASED
+                rows, lambda some: self._source.release(self._books.receipts(some)), How.RELEASED
             )
         )
 
@@ -114,9 +116,6 @@ class Settler:
         """Wait for the settlements under way."""
         while self._tasks:
             await asyncio.wait(list(self._tasks))
-
-    def _receipts(self, rows: Sequence[int]) -> list[Receipt]:
-        return self._books.receipts(rows)
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
@@ -140,7 +139,7 @@ class Settler:
             self._completing = None
 
     def _call_complete(self, rows: Sequence[int]) -> Awaitable[Failures]:
-        return self._source.complete(self._receipts(rows))
+        return self._source.complete(self._books.receipts(rows))
 
     async def _settle(
         self,

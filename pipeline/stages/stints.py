@@ -153,8 +153,7 @@ class Stint:
         """Whether the row is to be run; if not, it has its outcome now."""
         here = self._here
         fresh = not here.ordered or self._is_current(run, row)
-        signals = here.runner.signals
-        if not fresh or here.draining or (signals.any_lost and signals.lost(run.batch, row)):
+        if not fresh or here.draining or here.runner.signals.lost(run.batch, row):
             self.others.append((run, Outcome(row, Kind.RELEASED)))
             return False
         sequence = run.sequences[row]
@@ -227,11 +226,10 @@ class Stint:
     def context(self, run: Run, row: int) -> Context:
         """The context of one row."""
         here = self._here
-        fresh = here.ordered and self.record.failure is None
         return Context(
             run.batch,
             row,
-            1 if fresh else self.attempt(run, row),
+            self.attempt(run, row),
             run.holdings[row],
             here.outgoing,
             here.runner.signals,

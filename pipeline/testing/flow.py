@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from pipeline.batch import MessageBatch
 from pipeline.clock import Clock
+from pipeline.config import Batch, Credit
 from pipeline.handlers.api import Handler
 from pipeline.message import Message, to_row
 from pipeline.names import QueueName
@@ -85,9 +86,9 @@ class FlowSettings:
     receivers: int = 1
     routers: int = 1
     handlers: int = 1
-    messages: int = 65_536
-    bytes: int = 64 * 1024 * 1024
-    batch_rows: int = 8192
+    messages: int = Credit().messages
+    bytes: int = Credit().bytes
+    batch_rows: int = Batch().rows
     wait: float = 20.0
     sessions: int | None = None
     hold: float = 60.0

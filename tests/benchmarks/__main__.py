@@ -16,7 +16,7 @@ async def everything() -> AsyncIterator[dict[str, Any]]:
         yield result
     async for result in engine.cases():
         yield result
-    for result in await memory.measure_short():
+    async for result in memory.both(memory.SHORT, memory.SHORT):
         yield result
 
 

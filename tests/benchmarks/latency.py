@@ -173,11 +173,6 @@ async def each_rate() -> AsyncIterator[dict[str, Any]]:
             yield await runtime.timed(rate)
 
 
-async def measure() -> list[dict[str, Any]]:
-    """On the Ray that runs: one result a rate."""
-    return [result async for result in each_rate()]
-
-
 if __name__ == "__main__":
     # Imported under its own name: what is sent to actors has to be found there under that name.
     from tests.benchmarks import alone, latency

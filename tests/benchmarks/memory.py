@@ -32,6 +32,7 @@ MESSAGES = 10_000_000
 SESSIONS = 1_000
 USED_ONCE = 1_000_000
 SHORT = 200_000
+"""Messages of a run that shows a leak but not yet a flat line."""
 BACKLOG = 50_000
 """Messages that are sent and not yet settled, at most."""
 AT_ONCE = 4_096
@@ -159,11 +160,6 @@ async def measure(messages: int = MESSAGES, sessions: int = SESSIONS) -> dict[st
     """On the Ray that runs: feed so many messages, spread over so many sessions."""
     async with Fed(parse(CONFIG), path=[str(ROOT)]) as runtime:
         return await runtime.fed(messages, sessions)
-
-
-async def measure_short() -> list[dict[str, Any]]:
-    """Both runs, of a size that shows a leak but not yet a flat line."""
-    return [await measure(SHORT), await measure(SHORT, SHORT)]
 
 
 async def both(messages: int, used_once: int) -> AsyncIterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,15 @@ class Case:
             return "session-hot"
         return f"session-{number % self.sessions}"
 
+    def messages(self) -> Iterator[list[Message]]:
+        """All of them, as many at once as one send takes."""
+        body = b"x" * self.size
+        for begin in range(0, self.count, 4_096):
+            yield [
+                Message(body, session=self.session(number) if self.ordered else None)
+                for number in range(begin, min(self.count, begin + 4_096))
+            ]
+
     def config(self) -> dict[str, Any]:
         """The run's configuration: what is not said here is as by default."""
         pipeline: dict[str, Any] = {
@@ -117,7 +127,8 @@ class Filled(Runtime):
         self.connect()
         topology = Topology(self.config, self._path, int(time.time() * 1000))
         await self._start_queues(topology)
-        await self._fill(case)
+        for messages in case.messages():
+            await self.client.send_many("events", messages)
         starting = asyncio.ensure_future(self._start_pipelines(topology))
         while not (await self.totals()).received:
             await asyncio.sleep(_LOOK)
@@ -137,17 +148,6 @@ class Filled(Runtime):
             routers["run_rows"] / max(1, routers["runs"]),
             {name: (after[name] - before[name]) * 1e6 / measured for name in after},
         )
-
-    async def _fill(self, case: Case) -> None:
-        body = b"x" * case.size
-        for begin in range(0, case.count, 4_096):
-            await self.client.send_many(
-                "events",
-                [
-                    Message(body, session=case.session(number) if case.ordered else None)
-                    for number in range(begin, min(case.count, begin + 4_096))
-                ],
-            )
 
     async def cost(self) -> dict[str, float]:
         """Seconds of CPU time that each actor's process has used, by kind of actor."""

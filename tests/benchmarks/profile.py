@@ -20,7 +20,6 @@ from typing import Any
 from actors.process import tune
 from pipeline.clock import SystemClock
 from pipeline.config import MemoryQueue
-from pipeline.message import Message
 from pipeline.testing.flow import Flow, FlowSettings
 from tests.benchmarks.ours import Case, on_message
 
@@ -102,15 +101,13 @@ class Sampler:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
 
 
-async def measure(case: Case | None = None) -> dict[str, Any]:
+async def measure() -> dict[str, Any]:
     """Microseconds of CPU time a message, by step; the most expensive functions beside them."""
-    case = case or Case(count=200_000)
+    case = Case(count=200_000)
     queue = MemoryQueue(connection="main", fifo=True)
     flow = Flow(on_message, FlowSettings(queue=queue, handlers=2), SystemClock())
-    body = b"x" * case.size
-    for begin in range(0, case.count, 4_096):
-        numbers = range(begin, min(case.count, begin + 4_096))
-        await flow.send([Message(body, session=case.session(number)) for number in numbers])
+    for messages in case.messages():
+        await flow.send(messages)
     tune()
     with Sampler() as sampler:
         began = time.process_time()

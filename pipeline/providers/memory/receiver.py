@@ -68,13 +68,13 @@ class MemoryReceiver:
         """Bring messages, waiting for the first one; the moment there is one it returns."""
         loop = self._guard.check()
         want = replace(want, messages=min(want.messages, MAX_RECEIVE))
-        self._receiving = self._polls + 1
+
+        def call(poll: int) -> Coroutine[Any, Any, BrokerReceived]:
+            self._receiving = poll
+            return self._broker.receive(self._lane, want, poll)
+
         try:
-            got = await self._poll(
-                lambda poll: self._broker.receive(self._lane, want, poll),
-                want.wait,
-                self._give_back,
-            )
+            got = await self._poll(call, want.wait, self._give_back)
         finally:
             self._receiving = None
         return _received(got, loop.time())
