@@ -150,3 +150,34 @@ async def test_sessions_that_wait_for_their_retry_leave_their_places_at_once() -
         8, [*stopped, *((f"s{n}", b"x") for n in range(8))], sessions=4, messages=64
     )
     assert took < 8 * SLOW + 5
+
+
+@pytest.mark.spec("F6")
+async def test_a_close_waits_for_the_call_that_ends_a_wait() -> None:
+    """The provider's receiver is closed after it, not under it."""
+    answered: list[float] = []
+
+    class Late(Watched):
+        async def end_wait(self) -> None:
+            await asyncio.sleep(100)
+            answered.append(asyncio.get_running_loop().time())
+
+        async def close(self) -> None:
+            assert answered
+            await self._inner.close()
+
+    loop = asyncio.get_running_loop()
+    flow = Flow(
+        slow,
+        FlowSettings(
+            queue=MemoryQueue(connection="m", fifo=True),
+            wait=WAIT,
+            messages=16,
+            source=lambda receiver: Late(receiver, fails=False),
+        ),
+        SeededClock(loop.time, 1),
+    )
+    await flow.send([Message(b"x", session="hot") for _ in range(12)])
+    async with flow:
+        await asyncio.sleep(10 * SLOW)
+    assert len(answered) == 1
