@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
+
+import pyarrow as pa
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Parameters of `mallopt`, as glibc's malloc.h numbers them."""
+_KEEP = 128 << 20
+"""Bytes of free memory that a process keeps: what is in hand at once, and as much again."""
+_LARGEST = 32 << 20
+"""Bytes of a piece that is kept like any other when it is free; glibc takes no more."""
 
 
 def tune() -> None:
-    """Let the garbage collector look seldom, and never at what the imports made.
+    """Let the garbage collector look seldom, and keep memory that was free for a moment.
 
     Messages in hand live long enough to be looked at again and again, for nothing: what is on the
     data path makes no cycles.
@@ -14,3 +25,17 @@ def tune() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+    _keep_memory()
+
+
+def _keep_memory() -> None:
+    """Give batches the memory of those before them, not new pages that the kernel has to clear.
+
+    Each batch takes some megabytes for a moment; to hand them back and to get others costs more
+    than all else that is done to its bytes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, _KEEP)
+        mallopt(_MMAP_THRESHOLD, _LARGEST)
+        pa.set_memory_pool(pa.system_memory_pool())
