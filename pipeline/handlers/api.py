@@ -157,7 +157,8 @@ class Signals:
     def __init__(self, queue: QueueName | None = None) -> None:
         self.stopping = False
         self.queue = queue
-        self._lost: dict[str, int] = {}
+        self.losses: dict[str, int] = {}
+        """Session, or id where there is none, to the newest holding whose lock ended."""
 
     def delivery(self, batch: MessageBatch, row: int) -> Delivery:
         """The row as a delivery of this pipeline's queue."""
@@ -165,19 +166,19 @@ class Signals:
 
     def lose(self, session: str, holding: int) -> None:
         """The lock on this holding, and on every older one of the session, ended."""
-        self._lost[session] = max(holding, self._lost.get(session, holding))
+        self.losses[session] = max(holding, self.losses.get(session, holding))
 
     def forget(self, session: str) -> None:
         """No row of the session is here any more."""
-        self._lost.pop(session, None)
+        self.losses.pop(session, None)
 
     def lost(self, batch: MessageBatch, row: int) -> bool:
         """Whether the row's lock ended."""
-        if not self._lost:
+        if not self.losses:
             return False
         holding: int = batch.values("holding")[row]
         keys = (batch.values("session")[row], batch.provider_ids()[row])
-        return any(self._lost.get(key, -1) >= holding for key in keys)
+        return any(self.losses.get(key, -1) >= holding for key in keys)
 
 
 class States(Mapping[SessionId, Any]):

@@ -102,6 +102,7 @@ class Runner:
         self._read = _reader(handler.body)
         self._order = handler.arguments
         self._takes_body = "body" in handler.arguments
+        self._takes_bytes = self._takes_body and handler.body in (None, bytes)
         self._pick = _picker(handler.arguments)
 
     def arguments(
@@ -112,7 +113,10 @@ class Runner:
         Raises:
             InvalidBody: the body is not what the handler takes.
         """
-        body = self._body(batch, row) if self._takes_body else None
+        if self._takes_bytes:
+            body = batch.values("body")[row]
+        else:
+            body = self._body(batch, row) if self._takes_body else None
         return self._pick((body, state, context))
 
     def batch_arguments(self, rows: MessageBatch, states: Any, context: Context) -> tuple[Any, ...]:
@@ -222,15 +226,11 @@ def _cut(text: str, most: int, *, tail: bool = False) -> str:
 
 def _reader(body: Any) -> Callable[[bytes], Any]:
     if body is None or body is bytes or body is Delivery:
-        return _as_it_is
+        return bytes
     if body is str:
         return _text
     adapter: TypeAdapter[Any] = TypeAdapter(body)
     return adapter.validate_json
-
-
-def _as_it_is(body: bytes) -> bytes:
-    return body
 
 
 def _text(body: bytes) -> str:

@@ -77,9 +77,7 @@ class Lane:
         self.stopped = False
 
     def enter(self, holding: int, turn: int) -> bool:
-        """Whether a row of this turn may begin: not of an older one, nor of a stopped one."""
-        if turn == self.turn and holding == self.holding:
-            return not self.stopped
+        """Whether a row of another turn may begin: not of an older one."""
         if (holding, turn) < (self.holding, self.turn):
             return False
         self.holding, self.turn, self.stopped = holding, turn, False
@@ -152,8 +150,12 @@ class Stint:
     def admits(self, run: Run, row: int) -> bool:
         """Whether the row is to be run; if not, it has its outcome now."""
         here = self._here
-        fresh = not here.ordered or self._is_current(run, row)
-        if not fresh or here.draining or here.runner.signals.lost(run.batch, row):
+        signals = here.runner.signals
+        if (
+            (here.ordered and not self._is_current(run, row))
+            or here.draining
+            or (signals.losses and signals.lost(run.batch, row))
+        ):
             self.others.append((run, Outcome(row, Kind.RELEASED)))
             return False
         sequence = run.sequences[row]
@@ -178,7 +180,10 @@ class Stint:
             last, at = lane.queue[-1]
             if last.holdings[at] > holding:
                 return False
-        return lane.enter(holding, run.turns[row])
+        turn = run.turns[row]
+        if turn == lane.turn and holding == lane.holding:
+            return not lane.stopped
+        return lane.enter(holding, turn)
 
     def _handled(self, run: Run, message: tuple[int, str]) -> bool:
         """Whether this stint handled the message: it came again while its first run went on."""
@@ -216,7 +221,9 @@ class Stint:
         if not self._here.ordered:
             return int(run.counts[row] + run.failures[row])
         failure = self.record.failure
-        if failure is not None and (failure.sequence, failure.id) == (
+        if failure is None:
+            return 1
+        if (failure.sequence, failure.id) == (
             run.sequences[row],
             run.ids[row],
         ):
@@ -297,9 +304,10 @@ class Stint:
         if self.record.failure is not None:
             change.writes_failure = True
             change.failure = None
-        for number, (queue, message) in enumerate(sends):
-            derived = derived_id(run.source, sequence, id_, number)
-            change.outbox.append(Pending(sequence, queue, (derived, *to_row(message)[1:])))
+        if sends:
+            for number, (queue, message) in enumerate(sends):
+                derived = derived_id(run.source, sequence, id_, number)
+                change.outbox.append(Pending(sequence, queue, (derived, *to_row(message)[1:])))
 
     def failure(self, run: Run, row: int, verdict: Verdict, attempt: int) -> None:
         """The row was not handled: it stops its session."""
@@ -397,8 +405,8 @@ def one_by_one(here: Surroundings, stint: Stint, go_on: Callable[[], bool]) -> C
 def _conclude(
     runner: Runner, stint: Stint, run: Run, row: int, context: Context, result: Any
 ) -> None:
-    verdict = runner.verdict(result, context.attempt)
-    if verdict is None:
+    verdict = None if result is None else runner.verdict(result, context.attempt)
+    if verdict is None and runner.codec is not None:
         try:
             stint.write(ended=context.ended)
         except SerializationError as error:

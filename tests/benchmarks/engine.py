@@ -1,8 +1,8 @@
 """The engine against one call a message and against the bare pipeline (DESIGN section 5).
 
-All three run the same handler function on the same bodies, with two handler actors, in turn, three
-rounds; the ratios are of medians inside one run. Order, credit, ledger, turns and the record of
-what was applied are on in all of ours.
+All three run the same handler function on the same bodies, with two handler actors, in processes
+tuned alike, in turn, three rounds; the ratios are of medians inside one run. Order, credit, ledger,
+turns and the record of what was applied are on in all of ours.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 
+from actors.process import tune
 from pipeline import MessageBatch
 from pipeline.slots import SlotTable
 from tests.benchmarks.cost import cpu_seconds
@@ -144,6 +145,8 @@ async def three_hops(
     way = router.remote(handlers)
     source = receiver.remote()
     actors = [source, way, *handlers]
+    for actor in actors:
+        await actor.__ray_call__.remote(lambda _: tune())
     await source.run.remote(way, count // 20)
     before = await cpu_seconds(actors)
     rate: float = await source.run.remote(way, count)
