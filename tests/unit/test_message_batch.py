@@ -293,3 +293,18 @@ def test_distinct_values_and_where_they_stand() -> None:
     values, codes = batch.distinct("session")
     assert [values[code] for code in codes] == ["s", None, "t", "s"]
     assert len(values) == 3
+
+
+@pytest.mark.spec("F1")
+def test_columns_that_are_not_given_are_blank_each_time() -> None:
+    """Few rows share the columns that nothing was given for; no batch changes another's."""
+    for count in (2, 2, 200):
+        given = MessageBatch.from_columns(
+            count, {"delivery_count": [7] * count, "id": ["a"] * count}
+        )
+        assert given.with_columns(turn=[5] * count).values("turn") == [5] * count
+        blank = MessageBatch.from_columns(count, {})
+        assert blank.values("delivery_count") == [1] * count
+        assert blank.values("turn") == blank.values("sequence") == [0] * count
+        assert blank.values("id") == blank.values("body") == [None] * count
+        assert blank.values("locked_until") == [0.0] * count
