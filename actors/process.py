@@ -6,7 +6,7 @@ import ctypes
 import gc
 import sys
 
-import pyarrow as pa
+from pipeline.batch import allocate_with_process
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of `mallopt`, as glibc's malloc.h numbers them."""
@@ -38,4 +38,4 @@ def _keep_memory() -> None:
     if mallopt is not None:
         mallopt(_TRIM_THRESHOLD, _KEEP)
         mallopt(_MMAP_THRESHOLD, _LARGEST)
-        pa.set_memory_pool(pa.system_memory_pool())
+        allocate_with_process()

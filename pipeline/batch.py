@@ -253,6 +253,11 @@ class MessageBatch:
         return MessageBatch(arrow)
 
 
+def allocate_with_process() -> None:
+    """From here on columns take their memory where all else in the process does."""
+    pa.set_memory_pool(pa.system_memory_pool())
+
+
 def _from_buffer(buffer: pa.Buffer) -> MessageBatch:
     """What a pickled batch names: Ray takes far longer over a method of a class."""
     return MessageBatch.from_buffer(buffer)

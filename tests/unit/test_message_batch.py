@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batch import SCHEMA, MessageBatch
+from pipeline.batch import SCHEMA, MessageBatch, allocate_with_process
 from pipeline.errors import SerializationError, ValidationError
 from pipeline.message import Delivery, Lock, Message, TraceContext, from_row, to_row
 from pipeline.names import MessageId, QueueName, ReceiptHandle, SessionId
@@ -308,3 +308,14 @@ def test_columns_that_are_not_given_are_blank_each_time() -> None:
         assert blank.values("turn") == blank.values("sequence") == [0] * count
         assert blank.values("id") == blank.values("body") == [None] * count
         assert blank.values("locked_until") == [0.0] * count
+
+
+@pytest.mark.spec("T5")
+def test_columns_can_take_their_memory_from_the_process() -> None:
+    """As actors let them, which tell the process to keep what is free."""
+    before = pa.default_memory_pool()
+    try:
+        allocate_with_process()
+        assert pa.default_memory_pool().backend_name == "system"
+    finally:
+        pa.set_memory_pool(before)
