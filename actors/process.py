@@ -31,8 +31,8 @@ def tune() -> None:
 def _keep_memory() -> None:
     """Give batches the memory of those before them, not new pages that the kernel has to clear.
 
-    Each batch takes some megabytes for a moment; to hand them back and to get others costs more
-    than all else that is done to its bytes.
+    Each batch takes some megabytes for a moment; to hand them back and to get others took a fifth
+    of a message's time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -157,8 +157,7 @@ class Signals:
     def __init__(self, queue: QueueName | None = None) -> None:
         self.stopping = False
         self.queue = queue
-        self.losses: dict[str, int] = {}
-        """Session, or id where there is none, to the newest holding whose lock ended."""
+        self._lost: dict[str, int] = {}  # session, or id where there is none, to newest holding
 
     def delivery(self, batch: MessageBatch, row: int) -> Delivery:
         """The row as a delivery of this pipeline's queue."""
@@ -166,19 +165,19 @@ class Signals:
 
     def lose(self, session: str, holding: int) -> None:
         """The lock on this holding, and on every older one of the session, ended."""
-        self.losses[session] = max(holding, self.losses.get(session, holding))
+        self._lost[session] = max(holding, self._lost.get(session, holding))
 
     def forget(self, session: str) -> None:
         """No row of the session is here any more."""
-        self.losses.pop(session, None)
+        self._lost.pop(session, None)
 
     def lost(self, batch: MessageBatch, row: int) -> bool:
         """Whether the row's lock ended."""
-        if not self.losses:
+        if not self._lost:
             return False
         holding: int = batch.values("holding")[row]
         keys = (batch.values("session")[row], batch.provider_ids()[row])
-        return any(self.losses.get(key, -1) >= holding for key in keys)
+        return any(self._lost.get(key, -1) >= holding for key in keys)
 
 
 class States(Mapping[SessionId, Any]):

@@ -102,7 +102,6 @@ class Runner:
         self._read = _reader(handler.body)
         self._order = handler.arguments
         self._takes_body = "body" in handler.arguments
-        self._takes_bytes = self._takes_body and handler.body in (None, bytes)
         self._pick = _picker(handler.arguments)
 
     def arguments(
@@ -113,10 +112,7 @@ class Runner:
         Raises:
             InvalidBody: the body is not what the handler takes.
         """
-        if self._takes_bytes:
-            body = batch.values("body")[row]
-        else:
-            body = self._body(batch, row) if self._takes_body else None
+        body = self._body(batch, row) if self._takes_body else None
         return self._pick((body, state, context))
 
     def batch_arguments(self, rows: MessageBatch, states: Any, context: Context) -> tuple[Any, ...]:
@@ -127,8 +123,11 @@ class Runner:
     def _body(self, batch: MessageBatch, row: int) -> Any:
         if self.handler.body is Delivery:
             return self.signals.delivery(batch, row)
+        body = batch.values("body")[row]
+        if self._read is None:
+            return body
         try:
-            return self._read(batch.values("body")[row])
+            return self._read(body)
         except (PydanticError, UnicodeDecodeError) as error:
             raise InvalidBody from error
 
@@ -224,9 +223,10 @@ def _cut(text: str, most: int, *, tail: bool = False) -> str:
     return text
 
 
-def _reader(body: Any) -> Callable[[bytes], Any]:
+def _reader(body: Any) -> Callable[[bytes], Any] | None:
+    """What makes of a body what the handler takes; None: nothing has to."""
     if body is None or body is bytes or body is Delivery:
-        return bytes
+        return None
     if body is str:
         return _text
     adapter: TypeAdapter[Any] = TypeAdapter(body)

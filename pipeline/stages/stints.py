@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from pipeline.batch import MessageBatch
 from pipeline.errors import SerializationError, ValidationError
 from pipeline.handlers.api import Context, Outgoing, Reject, Retry, States
-from pipeline.handlers.run import Raised, Runner, Verdict
+from pipeline.handlers.run import Raised, Runner, StateCodec, Verdict
 from pipeline.message import Message, to_row
 from pipeline.outcomes import Kind, Outcome, OutcomeBook
 from pipeline.state.port import Change, Failure, Pending, SessionRecord
@@ -76,8 +76,15 @@ class Lane:
         self.turn = -1
         self.stopped = False
 
-    def enter(self, holding: int, turn: int) -> bool:
-        """Whether a row of another turn may begin: not of an older one."""
+    def enter(self, run: Run, row: int) -> bool:
+        """Whether a row may begin: no newer holding waits behind it, its turn goes on or is new."""
+        holding, turn = run.holdings[row], run.turns[row]
+        if self.queue:
+            last, at = self.queue[-1]
+            if last.holdings[at] > holding:
+                return False
+        if turn == self.turn and holding == self.holding:
+            return not self.stopped
         if (holding, turn) < (self.holding, self.turn):
             return False
         self.holding, self.turn, self.stopped = holding, turn, False
@@ -150,12 +157,8 @@ class Stint:
     def admits(self, run: Run, row: int) -> bool:
         """Whether the row is to be run; if not, it has its outcome now."""
         here = self._here
-        signals = here.runner.signals
-        if (
-            (here.ordered and not self._is_current(run, row))
-            or here.draining
-            or (signals.losses and signals.lost(run.batch, row))
-        ):
+        fresh = not here.ordered or self.lane.enter(run, row)
+        if not fresh or here.draining or here.runner.signals.lost(run.batch, row):
             self.others.append((run, Outcome(row, Kind.RELEASED)))
             return False
         sequence = run.sequences[row]
@@ -172,18 +175,6 @@ class Stint:
         if here.ordered:
             self._look_up(run, sequence)
         return True
-
-    def _is_current(self, run: Run, row: int) -> bool:
-        """Whether the row's turn may go on: not when rows of a newer holding wait behind it."""
-        lane, holding = self.lane, run.holdings[row]
-        if lane.queue:
-            last, at = lane.queue[-1]
-            if last.holdings[at] > holding:
-                return False
-        turn = run.turns[row]
-        if turn == lane.turn and holding == lane.holding:
-            return not lane.stopped
-        return lane.enter(holding, turn)
 
     def _handled(self, run: Run, message: tuple[int, str]) -> bool:
         """Whether this stint handled the message: it came again while its first run went on."""
@@ -268,15 +259,12 @@ class Stint:
         """The record's version after the commit."""
         return self.record_version if self.change.empty else self.record_version + 1
 
-    def write(self, *, ended: bool) -> None:
+    def write(self, codec: StateCodec, *, ended: bool) -> None:
         """Write the state down after a row: what a commit keeps, and what `undo` comes back to.
 
         Raises:
             SerializationError: the handler put something into the state that can't be written.
         """
-        codec = self._here.runner.codec
-        if codec is None:
-            return
         if ended:
             self.state = codec.new()
             self.data = None
@@ -291,8 +279,8 @@ class Stint:
 
     # ---- after a row
 
-    def success(self, run: Run, row: int, sends: Sequence[tuple[str, Message]] = ()) -> None:
-        """The row was handled: it, and what its handler sent, join the commit."""
+    def success(self, run: Run, row: int) -> None:
+        """The row was handled: it joins the commit."""
         change = self.change
         change.source = run.source
         sequence, id_ = run.sequences[row], run.ids[row]
@@ -304,10 +292,13 @@ class Stint:
         if self.record.failure is not None:
             change.writes_failure = True
             change.failure = None
-        if sends:
-            for number, (queue, message) in enumerate(sends):
-                derived = derived_id(run.source, sequence, id_, number)
-                change.outbox.append(Pending(sequence, queue, (derived, *to_row(message)[1:])))
+
+    def send(self, run: Run, row: int, sends: Iterable[tuple[str, Message]]) -> None:
+        """What the row's handler sent joins the commit."""
+        sequence, id_ = run.sequences[row], run.ids[row]
+        for number, (queue, message) in enumerate(sends):
+            derived = derived_id(run.source, sequence, id_, number)
+            self.change.outbox.append(Pending(sequence, queue, (derived, *to_row(message)[1:])))
 
     def failure(self, run: Run, row: int, verdict: Verdict, attempt: int) -> None:
         """The row was not handled: it stops its session."""
@@ -405,15 +396,16 @@ def one_by_one(here: Surroundings, stint: Stint, go_on: Callable[[], bool]) -> C
 def _conclude(
     runner: Runner, stint: Stint, run: Run, row: int, context: Context, result: Any
 ) -> None:
-    verdict = None if result is None else runner.verdict(result, context.attempt)
+    verdict = runner.verdict(result, context.attempt)
     if verdict is None and runner.codec is not None:
         try:
-            stint.write(ended=context.ended)
+            stint.write(runner.codec, ended=context.ended)
         except SerializationError as error:
             verdict = runner.verdict(Raised(error), context.attempt)
     if verdict is None:
-        outbox = context.outbox
-        stint.success(run, row, [(queue, sent) for _, queue, sent in outbox] if outbox else ())
+        stint.success(run, row)
+        if context.outbox:
+            stint.send(run, row, ((queue, sent) for _, queue, sent in context.outbox))
     else:
         stint.undo()
         stint.failure(run, row, verdict, context.attempt)
@@ -518,7 +510,8 @@ def _settle(here: Surroundings, items: list[_Item], results: list[Any], context:
         sends.setdefault(at, []).append((queue, message))
     for stint, ats in groups.items():
         cut = next((n for n, at in enumerate(ats) if results[at] is not None), len(ats))
-        if cut == len(ats) and (error := _written(stint, context)) is not None:
+        error = _written(here.runner.codec, stint, context) if cut == len(ats) else None
+        if error is not None:
             # Which of the rows put it there is found as for a call that raises.
             yield from _apart(here, [items[at] for at in ats], Raised(error))
             continue
@@ -553,12 +546,15 @@ def _end_good(
         yield from _halves(here, items)
         return
     for item, sent in zip(items, sends, strict=False):
-        stint.success(item.run, item.row, sent)
+        stint.success(item.run, item.row)
+        stint.send(item.run, item.row, sent)
 
 
-def _written(stint: Stint, context: Context) -> SerializationError | None:
+def _written(codec: StateCodec | None, stint: Stint, context: Context) -> SerializationError | None:
+    if codec is None:
+        return None
     try:
-        stint.write(ended=context.ended)
+        stint.write(codec, ended=context.ended)
     except SerializationError as error:
         return error
     return None

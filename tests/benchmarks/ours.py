@@ -139,7 +139,7 @@ class Filled(Runtime):
         await starting
         before = await self.cost()
         at_start = (await self.totals()).completed
-        while left := case.count - (await self.totals()).completed:
+        while (left := case.count - (await self.totals()).completed) > 0:
             # Seldom while much is left, for each look is calls of actors.
             await asyncio.sleep(max(_LOOK, left * _SHORTEST))
         seconds = time.perf_counter() - began

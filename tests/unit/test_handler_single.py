@@ -16,7 +16,6 @@ from pipeline.handlers.api import Context, Reject, Retry, handler
 from pipeline.message import Message
 from pipeline.outcomes import Part, Reason
 from pipeline.stages.calls import Header
-from pipeline.stages.stints import Stint
 from pipeline.stages.workers import InlineHands
 from pipeline.state.memory import MemoryStore
 from pipeline.state.port import Change, SessionRecord
@@ -630,18 +629,16 @@ async def test_a_store_that_breaks_is_told() -> None:
 @pytest.mark.spec("P10")
 @BOTH
 @pytest.mark.parametrize("told", [True, False])
-async def test_a_defect_of_the_runtime_is_told(
-    make: Any, told: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Here: a success that can't be noted; sync and async handlers alike."""
+async def test_a_defect_of_the_runtime_is_told(make: Any, told: bool) -> None:
+    """Here: a verdict that raises; sync and async handlers alike."""
     async with Rig(make([])) as rig:
         if not told:
             rig.core._fatal = None
 
-        def broken(*_: Any) -> None:
+        def broken(result: Any, attempt: int) -> None:
             raise RuntimeError("a defect")
 
-        monkeypatch.setattr(Stint, "success", broken)
+        rig.core._runner.verdict = broken  # type: ignore[assignment, method-assign]
         call = rig.call(rows("a"))
         await asyncio.sleep(1)
         assert [str(error) for error in rig.errors] == ["a defect"] * told
@@ -703,7 +700,7 @@ async def test_rows_whose_lock_was_lost_are_not_begun() -> None:
         assert ("a", True) in seen
         assert await rig.run(rows("b", first=2, holding=2)) == ["completed"]
         assert seen[-1] == ("b", False)
-        assert rig.core.signals.losses == {}, "nothing is kept of what is over"
+        assert rig.core.signals._lost == {}, "nothing is kept of what is over"
 
 
 @pytest.mark.spec("F5")
