@@ -168,9 +168,9 @@ class HandlerActor:
         return await self._started().run(header, batch)
 
     @ray.method
-    async def more(self, caller: str, number: int) -> Part:
+    async def more(self, caller: str, epoch: int, number: int, part: int) -> Part:
         """More outcomes of a call."""
-        return await self._started().more(caller, number)
+        return await self._started().more(caller, epoch, number, part)
 
     @ray.method
     async def drain(self) -> None:
