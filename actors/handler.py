@@ -27,7 +27,7 @@ from pipeline.providers.port import Sent
 from pipeline.retry import RetryPolicy
 from pipeline.stages.calls import Header
 from pipeline.stages.handler import HandlerCore, HandlerSettings
-from pipeline.state.memory import MemoryStore
+from pipeline.state.open import open_store
 from pipeline.telemetry import log
 
 
@@ -151,7 +151,7 @@ class HandlerActor:
                 batch_rows=settings.batch.rows,
             ),
             handler,
-            MemoryStore(),
+            open_store(self._config, self._pipeline, SystemClock()),
             ThreadHands(settings.threads),
             SystemClock(),
             monotonic,

@@ -314,7 +314,10 @@ class HandlerCore:
         return lanes
 
     async def _begin(self, lanes: list[Lane]) -> None:
-        records = await self._store.load([lane.key for lane in lanes])
+        records = await self._store.load(
+            [lane.key for lane in lanes],
+            [lane.queue[0][0].holdings[lane.queue[0][1]] for lane in lanes],
+        )
         stints = [
             Stint(self._here, lane, record) for lane, record in zip(lanes, records, strict=True)
         ]
