@@ -150,6 +150,16 @@ class StateFile:
             rows = self._connection.execute(sql.PAGE, given).fetchall()
         return [(key, columns) for key, *columns in rows]
 
+    def count(self, pipeline: str) -> int:
+        """How many records a pipeline has.
+
+        Raises:
+            ProviderError: it can't be read.
+        """
+        with _told(self.path):
+            found: int = self._connection.execute(sql.COUNT, (pipeline,)).fetchone()[0]
+        return found
+
     def delete(self, pipeline: str, keys: Sequence[str] | None) -> int:
         """Delete the records of these keys, or all of the pipeline; says how many.
 
@@ -258,7 +268,8 @@ def _is_ours(connection: sqlite3.Connection, path: Path) -> bool:
     if found != sql.FORMAT:
         raise ConfigurationError(
             f"state.path: {path} has format {found}, and this version of queue-runtime reads "
-            f"format {sql.FORMAT}; it is left as it is: use the version that wrote it, or another path"
+            f"format {sql.FORMAT}; it is left as it is: use the version that wrote it, or name "
+            "another path"
         )
     return True
 

@@ -98,6 +98,7 @@ PAGE: Final = (
     "AND key > coalesce(:after, '') AND key >= :prefix "
     "AND substr(key, 1, length(:prefix)) = :prefix ORDER BY key LIMIT :most"
 )
+COUNT: Final = "SELECT count(*) FROM record WHERE pipeline = ?"
 DELETE: Final = "DELETE FROM record WHERE pipeline = ? AND key = ?"
 DELETE_ALL: Final = "DELETE FROM record WHERE pipeline = ?"
 
