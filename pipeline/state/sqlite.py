@@ -292,7 +292,7 @@ class SqliteStore:
             record.apply(change, EncodedApplied)
             live = record.live(now)
             answers.append(live)
-            rows.append((change.key, change.version, to_columns(live, now)))
+            rows.append((change.key, to_columns(live, now)))
             places.append(at)
         for row, version in self._opened().write(self._pipeline, rows).items():
             at = places[row]
