@@ -133,6 +133,7 @@ def test_show_is_all_of_a_session(command: Callable[..., Any], kept: Path) -> No
         "retry_at": "2033-05-18T03:32:30+00:00",
         "holding": 3,
         "verdict": None,
+        "deaths": 0,
     }
     shown = json.loads(command("state", "show", kept, "orders", "gone").out)
     assert (shown["state"], shown["expires_at"]) == (None, None)
