@@ -98,7 +98,7 @@ spec: $(STAMP)
 	@$(BIN)/python -m tests.spec_ids
 
 soak: $(STAMP)
-	QR_SOAK=1 $(PYTEST) tests/unit tests/simulation --timeout=3600
+	RAY_AUTH_MODE=disabled $(BIN)/python -m tests.faults --seconds $(or $(SECONDS),3600) --seed $(or $(SEED),0)
 
 clean:
 	rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
