@@ -119,7 +119,7 @@ class ReceiverCore:
             settings, origin, routers, table, self._apply, self._router_changed, fatal
         )
         self._again = Again(self._ledger, self.held, self._outgo.send, self._lost)
-        self._settler = Settler(source, self, settings.retry, clock)
+        self._settler = Settler(source, self, settings.retry, clock, fatal)
         self._locks = Locks(source, self._ledger, self._holdings, self._lose, self._lose_row)
         self._room = asyncio.Event()
         self._idle = asyncio.Event()

@@ -57,13 +57,22 @@ class Settler:
         books: the receiver.
         policy: how long to wait between attempts; how many is not limited while the lock is held.
         clock: chance for the jitter.
+        fatal: told of a defect after which rows may never end.
     """
 
-    def __init__(self, source: Receiver, books: Books, policy: RetryPolicy, clock: Clock) -> None:
+    def __init__(
+        self,
+        source: Receiver,
+        books: Books,
+        policy: RetryPolicy,
+        clock: Clock,
+        fatal: Callable[[BaseException], None],
+    ) -> None:
         self._source = source
         self._books = books
         self._policy = policy
         self._clock = clock
+        self._fatal = fatal
         self._completed: list[int] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._completing: asyncio.Task[None] | None = None
@@ -127,6 +136,7 @@ class Settler:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a settlement ended with a defect of the runtime", exc_info=error)
+            self._fatal(error)
 
     async def _complete_all(self) -> None:
         try:

@@ -28,8 +28,18 @@ from pipeline import handler
 
 @handler(state=dict)
 def on_event(body: str, state: dict) -> None:
+    if float(body):
+        print(f"a message of {body} s has been running", flush=True)
     time.sleep(float(body))
     state[body] = state.get(body, 0) + 1
+
+
+class Feed:
+    async def feed(self, client):
+        from pipeline import Message
+
+        for body in (b"8", b"0", b"0"):
+            await client.send("events", Message(body, session="s"))
 """
 
 CONFIG = """
@@ -108,11 +118,10 @@ def test_a_run_is_sent_to_and_drains_at_sigterm(tmp_path: Path) -> None:
     assert "Traceback" not in log.read_text()
 
 
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A cluster with token authentication, as the README starts it, on ports of its own."""
-    home = tmp_path / "home"
-    home.mkdir()
+    home = tmp_path_factory.mktemp("home")
     dashboard = free_port()
     env = environment(
         HOME=str(home),
@@ -197,6 +206,65 @@ def test_the_main_job_is_submitted_as_the_readme_says(head: dict[str, str]) -> N
     assert summary["verified"] is True
     assert (summary["received"], summary["completed"]) == (336_776, 336_776)
     assert "RAY_JOB_STOP_WAIT_TIME_S" not in done.stdout + done.stderr
+
+
+def submit(head: dict[str, str], directory: Path, *options: str) -> str:
+    """Submit a job that goes on until it is stopped; returns its id."""
+    command = [str(BIN / "ray"), "job", "submit", "--no-wait", *options, "--working-dir", "."]
+    done = subprocess.run(
+        [*command, "--", sys.executable, "-m", "pipeline", "run", "config.yaml", "--json"],
+        cwd=directory,
+        env=head,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    found = re.search(r"raysubmit_\w+", done.stdout)
+    assert found, done.stdout
+    return found.group()
+
+
+def job_log(head: dict[str, str], job: str, text: str, directory: Path) -> str:
+    """The job's log, once it has this text."""
+    deadline = time.monotonic() + 90
+    while True:
+        done = subprocess.run(
+            [str(BIN / "ray"), "job", "logs", job],
+            env=head,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if text in done.stdout:
+            return done.stdout
+        assert time.monotonic() < deadline, done.stdout[-3000:] + done.stderr[-1000:]
+        time.sleep(0.5)
+
+
+@pytest.mark.spec("F6", "F9")
+@pytest.mark.timeout(300)
+def test_a_stopped_job_drains(head: dict[str, str], tmp_path: Path) -> None:
+    """`ray job stop` gives a drain its time where the environment says so; else the run warned."""
+    (tmp_path / "beside.py").write_text(HANDLER)
+    (tmp_path / "config.yaml").write_text(
+        CONFIG.format(name=f"stop-{os.getpid()}")
+        + 'job: "beside:Feed"\nstate: {store: memory}\ndrain: {running: 20}\n'
+    )
+    shipped = ("--runtime-env", str(ROOT / "configs" / "runtime-env.yaml"))
+    for options in (shipped, ()):
+        job = submit(head, tmp_path, *options)
+        job_log(head, job, "has been running", tmp_path)
+        stop = [str(BIN / "ray"), "job", "stop", job]
+        subprocess.run(stop, env=head, capture_output=True, timeout=90, check=True)
+        log = job_log(head, job, "draining" if options else "started 1 pipelines", tmp_path)
+        assert ("RAY_JOB_STOP_WAIT_TIME_S" in log) == (not options)
+        if options:
+            # The running message took longer than the three seconds that Ray gives by itself.
+            log = job_log(head, job, '{"received"', tmp_path)
+            [summary] = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+            assert (summary["completed"], summary["dead_lettered"]) == (1, 0)
 
 
 NODES = """

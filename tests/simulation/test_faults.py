@@ -217,6 +217,22 @@ async def test_a_receive_that_can_not_work_is_told() -> None:
             bench.flow.check()
 
 
+@pytest.mark.spec("P10", "F2")
+async def test_a_settlement_that_ends_with_a_defect_is_told() -> None:
+    """Its rows would otherwise wait for ever without a word."""
+
+    async def broken(*_: object) -> dict[int, Exception]:
+        raise ZeroDivisionError
+
+    bench = Bench(first_attempts_fail([]), ORDERED[0])
+    await bench.send("a")
+    async with bench.flow:
+        bench.faulty[0].complete = broken  # type: ignore[method-assign]
+        await asyncio.sleep(5)
+        with pytest.raises(ZeroDivisionError):
+            bench.flow.check()
+
+
 @pytest.mark.spec("F2")
 @pytest.mark.parametrize("queue", [*ORDERED, {}], ids=str)
 async def test_a_settlement_that_fails_for_a_moment_is_made_again(queue: dict[str, Any]) -> None:

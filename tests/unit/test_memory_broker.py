@@ -311,6 +311,29 @@ async def test_a_scheduled_message_comes_when_it_is_due(dialect: dict[str, Any])
         await rig.broker.cancel("q", sent.sequences[0])
 
 
+@pytest.mark.spec("P2", "P11", "F3")
+async def test_messages_for_one_time_come_in_the_order_of_sending() -> None:
+    """Whatever passes between the reading of one clock and of the other at each send."""
+    rig = Rig(fifo=True)
+    start, jitter = rig.clock.start, iter([0.0, 3e-5, 1e-5, 4e-5])
+    when = rig.later(60)
+    for late in jitter:
+        object.__setattr__(rig.clock, "start", start + late)
+        await rig.send("s", not_before=when)
+    assert await (await rig.lane()).bodies(wait=100) == ["1", "2", "3", "4"]
+
+
+@pytest.mark.spec("P2", "P11")
+async def test_the_calendar_may_be_set_anew() -> None:
+    """What is sent afterwards comes at its time by the new calendar."""
+    rig = Rig(**NONE)
+    await rig.send(None, not_before=rig.later(600))
+    object.__setattr__(rig.clock, "start", rig.clock.start + 3_600)
+    await rig.send(None, not_before=rig.later(60))
+    assert await (await rig.lane()).bodies(wait=100) == ["2"]
+    assert asyncio.get_running_loop().time() == pytest.approx(60)
+
+
 @pytest.mark.spec("P2", "P11")
 async def test_a_scheduled_message_can_be_taken_back() -> None:
     """By the sequence that the send told; once."""

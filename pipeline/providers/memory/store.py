@@ -28,6 +28,10 @@ _PLAIN = (None,) * 8
 """The end of a row that has only id, session and body."""
 
 
+_SET_ANEW = 0.01
+"""Seconds by which two readings of the same clocks never differ."""
+
+
 class Store:
     """The messages of a queue, or its dead letters.
 
@@ -48,6 +52,7 @@ class Store:
         self._scheduled: dict[int, Stored] = {}  # their time to be enqueued has not come
         self._delayed: dict[int, Stored] = {}  # abandoned with a delay
         self._deferred: dict[int, Stored] = {}
+        self._calendar = 0.0
         self._due = Timeline()
         self._expiry = Timeline()
 
@@ -76,11 +81,21 @@ class Store:
             record.marks = EXTRA
             if (record.row[7] or 0.0) > wall:
                 self._scheduled[record.sequence] = record
-                self._wait_until(now + record.row[7] - wall, record.sequence)
+                self._wait_until(record.row[7] - self._ahead(now, wall), record.sequence)
         if special and self._scheduled:
             records = [record for record in records if record.sequence not in self._scheduled]
         self._enqueue(records, now)
         return sequences
+
+    def _ahead(self, now: float, wall: float) -> float:
+        """How far the calendar is ahead of the loop's time, the same for all until it is set anew.
+
+        The two are read one after the other: from reading to reading the difference is never quite
+        the same, and messages for one and the same time would come in any order.
+        """
+        if abs(wall - now - self._calendar) > _SET_ANEW:
+            self._calendar = wall - now
+        return self._calendar
 
     def _enqueue(self, records: Sequence[Stored], now: float) -> None:
         lives = self._rules.time_to_live
