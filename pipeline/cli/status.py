@@ -65,6 +65,7 @@ def _text(figures: dict[str, Any]) -> str:
             f"{handlers.get('failed', 0):,} failures, "
             f"backlog {'?' if backlog is None else f'{backlog:,}'}, "
             f"in flight {receivers.get('in_hand', 0):,}, "
+            f"actors replaced {pipeline['replaced']:,}, "
             f"median {pipeline['p50_ms']:,} ms, 99 % within {pipeline['p99_ms']:,} ms"
         )
     return "\n".join(lines)
