@@ -9,7 +9,7 @@ is held to all of it: what it lacks is skipped by name, what it has must work as
         @asynccontextmanager
         async def create(self, wanted):
             ...  # make a queue with a unique name
-            yield Bench("its-name", make_client, clock)
+            yield Bench("its-name", make_client, clock, make_provider)
             ...  # remove it
 
 Times are given by the subclass (`soon`, `lock`, `sleep`), so that a real service takes real time
@@ -25,6 +25,7 @@ from tests.contract.parts.bench import Bench, Wanted, lacking
 from tests.contract.parts.held import HeldSessionContract
 from tests.contract.parts.life import LifeContract
 from tests.contract.parts.locks import LockContract
+from tests.contract.parts.owners import OwnerContract
 from tests.contract.parts.sending import SendingContract
 from tests.contract.parts.sessions import SessionContract
 from tests.contract.parts.settling import SettlingContract
@@ -37,6 +38,7 @@ class ProviderContract(
     SessionContract,
     HeldSessionContract,
     LifeContract,
+    OwnerContract,
 ):
     """All of it."""
 

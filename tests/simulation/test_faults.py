@@ -623,7 +623,7 @@ class Deaf:
         assert self._answer is not None
         return self._answer(len(batch))
 
-    async def more(self, caller: str, number: int) -> Part:
+    async def more(self, caller: str, epoch: int, number: int, part: int) -> Part:
         raise AssertionError
 
 

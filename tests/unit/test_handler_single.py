@@ -891,3 +891,25 @@ async def test_states_of_a_handler_without_any() -> None:
     async with Rig(nothing) as rig:
         assert await rig.run(rows("a")) == ["completed"]
         assert await rig.core.states() == {}
+
+
+@pytest.mark.spec("F4", "F2")
+async def test_of_several_changes_only_those_that_can_be_had_later_are_committed_again() -> None:
+    """What was committed stays, what was refused comes back, and nothing is written twice."""
+    full = ProviderError("sqlite", "SQLITE_BUSY", "the database is locked", transient=True)
+    asked: list[list[str]] = []
+
+    class Partly(MemoryStore):
+        async def commit(self, changes: Sequence[Change]) -> list[QueueError | None]:
+            asked.append([change.key for change in changes])
+            refusals = {"s": StateConflict("another wrote"), "t": full} if len(asked) < 3 else {}
+            good = [change for change in changes if change.key not in refusals]
+            await super().commit(good)
+            return [refusals.get(change.key) for change in changes]
+
+    async with Rig(sync_counter([]), store=Partly()) as rig:
+        batch = rows("a", "b", "c", session=["s", "t", "u"])
+        assert await rig.run(batch) == ["released", "completed", "completed"]
+        assert asked == [["s", "t", "u"], ["t"], ["t"]]
+        assert rig.core.paused is None
+        assert await rig.core.states() == dict.fromkeys("tu", b'{"count":1}')

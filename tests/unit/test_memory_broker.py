@@ -22,7 +22,7 @@ from pipeline.message import Message, TraceContext
 from pipeline.outcomes import Reason
 from pipeline.providers.memory import SPREAD_PREFIX, MemoryBroker
 from pipeline.providers.memory.settings import spread_session
-from pipeline.providers.port import DeadLetter, Depth
+from pipeline.providers.port import DeadLetter, Depth, Want
 from tests.unit.memory_rig import Rig, column, kinds, texts
 
 DIALECTS: list[dict[str, Any]] = [
@@ -643,3 +643,34 @@ async def test_what_crosses_to_another_process_pickles() -> None:
     values.append(await rig.broker.complete(lane.lane, [999]))
     for value in values:
         assert repr(pickle.loads(pickle.dumps(value))) == repr(value)
+
+
+@pytest.mark.spec("P11", "F3", "F7")
+@every_dialect
+async def test_a_later_brokers_holdings_are_higher(dialect: dict[str, Any]) -> None:
+    """It starts anew with its queues; what was fenced with the old one's is kept elsewhere."""
+    highest = 0
+    for _ in range(3):
+        rig = Rig(**dialect)
+        lane = await rig.lane()
+        for number in range(50):
+            await rig.send(f"s{number}")
+            holdings = column(await lane.receive(), "holding")
+            assert min(holdings) > highest, "each one is higher than all before"
+            highest = max(holdings)
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.spec("F7", "P11")
+async def test_a_new_lane_of_an_owner_ends_the_receive_that_its_last_one_waits_in() -> None:
+    """A process that is gone waits for nothing; what comes now is the new lane's."""
+    rig = Rig()
+    old = await rig.broker.open_lane("q", owner="receiver-0")
+    waiting = asyncio.ensure_future(rig.broker.receive(old, Want(messages=1, wait=60.0), 1))
+    await asyncio.sleep(1)
+    new = await rig.broker.open_lane("q", owner="receiver-0")
+    with pytest.raises(Closed):
+        await waiting
+    assert asyncio.get_running_loop().time() == 1
+    await rig.send("s")
+    assert texts(await rig.broker.receive(new, Want(messages=1), 2)) == ["1"]

@@ -13,7 +13,7 @@ import pytest
 from pipeline.client import QueueClient
 from pipeline.clock import SeededClock
 from pipeline.config import parse
-from pipeline.providers.memory import MemoryBroker
+from pipeline.providers.memory import MemoryBroker, MemoryProvider
 from pipeline.providers.port import Capabilities, Count, SessionSupport
 from tests.contract.suite import Bench, ProviderContract, Wanted, contract_tests, lacking
 
@@ -74,7 +74,12 @@ class MemoryContract(ProviderContract):
         )
         clock = SeededClock(asyncio.get_running_loop().time)
         broker = MemoryBroker(config.queues, clock)
-        yield Bench(name, lambda: QueueClient(config, brokers={"main": broker}, clock=clock), clock)
+        yield Bench(
+            name,
+            lambda: QueueClient(config, brokers={"main": broker}, clock=clock),
+            clock,
+            lambda: MemoryProvider(broker, config.queues),
+        )
 
 
 class TestMemoryNative(MemoryContract):

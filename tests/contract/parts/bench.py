@@ -18,7 +18,7 @@ import pytest
 from pipeline.client import QueueClient
 from pipeline.clock import Clock
 from pipeline.message import Delivery, Message
-from pipeline.providers.port import Capabilities, Count, SessionSupport
+from pipeline.providers.port import Capabilities, Count, Provider, SessionSupport
 
 Test = TypeVar("Test", bound=Callable[..., Awaitable[None]])
 
@@ -81,12 +81,14 @@ class Bench:
         queue: its name in the configuration.
         make: makes a client, not started, as another process would have one.
         clock: the calendar that `not_before` is measured by.
+        provider: makes the provider itself, not started, as an actor would have it.
         clients: those that were opened.
     """
 
     queue: str
     make: Callable[[], QueueClient]
     clock: Clock
+    provider: Callable[[], Provider]
     clients: list[QueueClient] = field(default_factory=list)
 
     async def another(self) -> QueueClient:
@@ -103,7 +105,8 @@ class Contract:
     `soon` is within what something comes that is there, and how long it is listened to nothing;
     `lock` the lock of queues whose locks run out in a test; `bounded` whether a queue can be told
     how much it may hold; `keeps_reasons` whether a message that the service itself dead-letters
-    says why.
+    says why; `takes_over` whether a new lane of an owner gets at once what its last one had in
+    hand, and not as the locks end.
     """
 
     declared: ClassVar[Capabilities]
@@ -111,6 +114,7 @@ class Contract:
     lock: ClassVar[float] = 10.0
     bounded: ClassVar[bool] = True
     keeps_reasons: ClassVar[bool] = True
+    takes_over: ClassVar[bool] = True
 
     def create(self, wanted: Wanted) -> AbstractAsyncContextManager[Bench]:
         """Make a queue of its own, and remove it afterwards."""
