@@ -69,9 +69,9 @@ class BrokerActor:
         await self._broker.close_lane(lane)
 
     @ray.method
-    async def receive(self, lane: int, want: Want, poll: int) -> BrokerReceived:
+    async def receive(self, lane: int, want: Want, poll: int, after: int) -> BrokerReceived:
         """Messages, as soon as there are some."""
-        return await self._broker.receive(lane, want, poll)
+        return await self._broker.receive(lane, want, poll, after)
 
     @ray.method
     async def accept(self, lane: int, session: str | None, wait: float, poll: int) -> BrokerHolding:
@@ -191,9 +191,9 @@ class RemoteBroker(BrokerCalls):
         """Give back all it has in hand."""
         await answer(self._actor.close_lane.remote(lane))
 
-    async def receive(self, lane: int, want: Want, poll: int = 0) -> BrokerReceived:
+    async def receive(self, lane: int, want: Want, poll: int = 0, after: int = 0) -> BrokerReceived:
         """Messages, as soon as there are some."""
-        return await answer(self._actor.receive.remote(lane, want, poll))
+        return await answer(self._actor.receive.remote(lane, want, poll, after))
 
     async def accept(
         self, lane: int, session: str | None, wait: float, poll: int = 0

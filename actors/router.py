@@ -40,6 +40,7 @@ class RouterActor:
             }
             tune()
             self._core = RouterCore(self._settings, calls, table, self._fatal)
+            self._core.greet()
         return process()
 
     @ray.method

@@ -185,6 +185,7 @@ class OutcomeBook:
         self._given, self.part = self.part, Part()
         self._given.last = not self.open
         self._answered = loop.time()
+        _wake(self._waiters)
         self._waiters = []
         self._next += 1
 

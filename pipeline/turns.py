@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pipeline.batch import MessageBatch
 
 
+_PAUSE = 0.2
+"""Seconds from a turn of which nothing was tried to the next one."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Held:
     """A row that waits in the receiver.
@@ -58,12 +62,15 @@ class Turns:
         "opened_at",
         "out",
         "resume_at",
+        "resumed",
+        "resumed_at",
         "rows",
         "session",
         "settled_below",
         "slot",
         "stopped",
         "top",
+        "tried",
         "turn",
         "waiting",
         "yields",
@@ -81,6 +88,9 @@ class Turns:
         self.lost = False
         self.yields = False  # busy for so long that others get it once it is empty
         self.resume_at = 0.0
+        self.resumed = 0  # how many rows the turn began with
+        self.resumed_at = 0.0
+        self.tried = True  # a row of the turn has failed
         self.given_back_at: float | None = None
         self.opened_at = 0.0
         self.idle_since = 0.0
@@ -99,7 +109,7 @@ class Turns:
 
         Past `most` seconds of waiting the session is given back instead: others may have it.
         """
-        self.stopped = True
+        self.stopped = self.tried = True
         self.resume_at = max(self.resume_at, now + delay)
         if self.resume_at - now > most:
             self.given_back_at = now + most
@@ -119,15 +129,21 @@ class Turns:
             return None
         if self.given_back_at is not None:
             return self.given_back_at
-        return self.resume_at if self.waiting else 0.0
+        if not self.waiting:
+            return 0.0
+        # All of a turn came back untried: who refuses it, of an older holding as a rule, would
+        # refuse the next one in the same moment.
+        vain = not self.tried and len(self.waiting) >= self.resumed
+        return max(self.resume_at, self.resumed_at + _PAUSE) if vain else self.resume_at
 
     def gives_back(self, now: float) -> bool:
         """Whether the time has come to give the session back instead of trying again."""
         return self.given_back_at is not None and now >= self.given_back_at
 
-    def resume(self) -> list[Held]:
+    def resume(self, now: float) -> list[Held]:
         """Begin the next turn with what waits, in order."""
-        self.stopped = False
+        self.stopped = self.tried = False
+        self.resumed, self.resumed_at = len(self.waiting), now
         self.turn += 1
         self.resume_at = 0.0
         self.given_back_at = None

@@ -67,7 +67,7 @@ class Again:
     def now(self, held: Sequence[Held], turn: int) -> None:
         """Rows of one session, or one without, go out in this pass of the loop."""
         if held and not self._due and not self._alone:
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self.flush)
         # Order: what stands before a row that must run alone can't go beside or behind it.
         cut = max((at + 1 for at, one in enumerate(held) if one.alone), default=0)
         self._alone.extend((one, turn) for one in held[:cut])
@@ -77,7 +77,8 @@ class Again:
         if self.forget(held.row):
             self.now([held], 0)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send now what would go out in this pass of the loop."""
         alone, self._alone = self._alone, []
         due, self._due = self._due, []
         self._go(alone, alone=True)

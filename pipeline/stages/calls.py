@@ -16,7 +16,7 @@ from typing import Protocol
 from pipeline.admission import Admission
 from pipeline.batch import MessageBatch
 from pipeline.errors import Closed, ConnectionFailed
-from pipeline.outcomes import OutcomeBook, Part
+from pipeline.outcomes import Kind, Outcome, OutcomeBook, Part
 
 _ASK_AGAIN = 0.5
 """Seconds between two questions about a call whose answer did not come."""
@@ -44,6 +44,7 @@ class Header:
         answered: every call below this number is answered to its end: its answers can go.
         alone: each of the rows is run with nothing beside it: a process died with it in hand.
         generation: to a router, the number of its handlers that the caller knows to have died.
+        voids: how many void answers the caller has had when it makes the call.
     """
 
     caller: str
@@ -55,6 +56,7 @@ class Header:
     answered: int = 0
     alone: bool = False
     generation: int = 0
+    voids: int = 0
 
 
 class RunCalls(Protocol):
@@ -104,7 +106,10 @@ class Line:
         self._calls = calls
         self._fatal = fatal
         self._open: dict[int, asyncio.Task[None]] = {}
+        self._voids = 0
         self.number = 0
+        self.alive = False
+        """The process has answered a call."""
         self.dead = False
         """The process is known to have died; its open calls come to their ends."""
 
@@ -133,6 +138,7 @@ class Line:
             answered,
             alone,
             generation,
+            self._voids,
         )
         task = asyncio.ensure_future(self._drive(header, batch, pending))
         self._open[number] = task
@@ -159,6 +165,8 @@ class Line:
             except NoAnswer:
                 await asyncio.sleep(_ASK_AGAIN)
             else:
+                self._voids += part.void
+                self.alive = True
                 pending.apply(part)
                 if part.last:
                     return
@@ -182,6 +190,7 @@ class Reception:
         self._take_in = take_in
         self._admission = Admission()
         self._books: dict[str, dict[int, OutcomeBook]] = {}
+        self._voids: dict[str, int] = {}
 
     async def run(self, header: Header, batch: MessageBatch) -> Part:
         """See `RunCalls`."""
@@ -191,7 +200,14 @@ class Reception:
         books = self._books[caller]
         for number in [number for number in books if number < header.answered]:
             del books[number]
-        book = books[header.number] = self._take_in(header, batch)
+        if header.voids < self._voids[caller]:
+            # The caller did not know of a call that was given up: its rows may belong before these.
+            book = OutcomeBook(len(batch), 0.0)
+            for row in range(len(batch)):
+                book.end(Outcome(row, Kind.RELEASED))
+        else:
+            book = self._take_in(header, batch)
+        books[header.number] = book
         self._admission.advance(caller)
         return await book.answer(0)
 
@@ -202,6 +218,7 @@ class Reception:
         if book is not None:
             return await book.answer(part)
         if self._admission.give_up(caller, number):
+            self._voids[caller] += 1
             book = self._books[caller][number] = OutcomeBook(0, 0.0)
             book.part.void = True
             return await book.answer(part)
@@ -215,3 +232,4 @@ class Reception:
     def _enter(self, caller: str, epoch: int) -> None:
         if self._admission.enter(caller, epoch):
             self._books[caller] = {}
+            self._voids[caller] = 0

@@ -71,7 +71,8 @@ class Holdings:
 
     def drop(self, turns: Turns) -> None:
         """Forget a session: it is given back, lost, or empty."""
-        self._sessions.pop(turns.session, None)
+        if turns in self:
+            del self._sessions[turns.session]
         if self._held.get(turns.holding) is turns:
             self.grew = self.grew or self._full
             del self._held[turns.holding]
@@ -159,7 +160,7 @@ class Holdings:
     def to_release(self, now: float, *, others_wait: bool) -> list[Turns]:
         """NATIVE: when places run short, what to let go of: empty ones, or busy for too long."""
         if not self.native or self.places > self._most // 4 or (self._idle and not others_wait):
-            return []
+            return [turns for turns in self.empty() if turns.yields]
         for turns in self._held.values():
             if others_wait and now - turns.opened_at >= self._busy and not turns.stopped:
                 turns.yields = True

@@ -266,6 +266,7 @@ class ReceiverCore:
         )
 
     def _take_in(self, received: Received) -> None:
+        self._again.flush()  # what waits to be sent again is of lower sequences
         for holding in received.opened:
             self._open(holding)
         batch = received.batch
@@ -348,7 +349,7 @@ class ReceiverCore:
 
     def _apply(self, call: Call, part: Part) -> None:
         """Outcomes of a call came: settle, hold, or try again."""
-        touched: set[Turns] = set()
+        touched: dict[Turns, None] = {}
         rows = call.rows
         for lot, places in self._ledger.lots([rows[at] for at in part.completed]):
             self._complete(lot, places, touched)
@@ -358,7 +359,7 @@ class ReceiverCore:
             self._advance(turns)
         self._ask_anew()
 
-    def _complete(self, lot: Lot, places: list[int], touched: set[Turns]) -> None:
+    def _complete(self, lot: Lot, places: list[int], touched: dict[Turns, None]) -> None:
         """Rows of one lot were handled."""
         _came_back(lot, places, touched)
         lost = self._ledger.settle_all(lot, places)
@@ -368,7 +369,7 @@ class ReceiverCore:
         self._settler.complete([lot.base + place for place in places])
         self._lost([lot.base + place for place in lost])
 
-    def _apply_others(self, call: Call, others: list[Outcome], touched: set[Turns]) -> None:
+    def _apply_others(self, call: Call, others: list[Outcome], touched: dict[Turns, None]) -> None:
         copy = call.copy([outcome.row for outcome in others])
         sequences, failures = copy.values("sequence"), copy.values("failures")
         dead: list[tuple[int, DeadLetter]] = []
@@ -392,13 +393,14 @@ class ReceiverCore:
                     copy,
                     place,
                     failures[place] + (outcome.kind is Kind.DIED and outcome.counted),
-                    outcome.kind is Kind.DIED or (call.alone and outcome.kind is Kind.RELEASED),
+                    outcome.kind is Kind.DIED
+                    or (call.alone and (outcome.kind is Kind.RELEASED or bool(failures[place]))),
                 )
                 if turns is None:
                     self._keep_alone(held, outcome)
                 else:
                     self._keep(held, turns, outcome)
-                    touched.add(turns)
+                    touched[turns] = None
         if dead:
             self._settler.dead_letter([row for row, _ in dead], [why for _, why in dead])
 
@@ -444,7 +446,7 @@ class ReceiverCore:
         elif turns.gives_back(loop.time()):
             self._give_back(turns)
         else:
-            held = turns.resume()
+            held = turns.resume(loop.time())
             self._holdings.measure(turns)
             self._again.now(held, turns.turn)
             if not turns.held and not self._holdings.native:
@@ -608,7 +610,7 @@ class ReceiverCore:
         self.latency.add([now - enqueued[place] for place in places])
 
 
-def _came_back(lot: Lot, places: Sequence[int], touched: set[Turns]) -> None:
+def _came_back(lot: Lot, places: Sequence[int], touched: dict[Turns, None]) -> None:
     """Rows have their outcome; the stopped sessions among theirs are to be looked at."""
     turns = lot.turns
     for place in places:
@@ -616,7 +618,7 @@ def _came_back(lot: Lot, places: Sequence[int], touched: set[Turns]) -> None:
         if session is not None:
             session.out -= 1
             if session.stopped:
-                touched.add(session)
+                touched[session] = None
 
 
 def _count(lot: Lot, places: Sequence[int], touched: dict[Turns, int]) -> None:

@@ -98,6 +98,11 @@ class RouterCore:
         """The next outcomes of a call that is still open."""
         return self._stamped(await self._reception.more(caller, epoch, number, part))
 
+    def greet(self) -> None:
+        """See which handlers are there: one that was dead before did not die of what it gets."""
+        for way in self._ways.values():
+            way.greet()
+
     async def join(self, handler: int, calls: RunCalls) -> None:
         """A new handler took the place of one that is dead, or will be found to be."""
         await self._ways[handler].join(calls)
@@ -190,6 +195,7 @@ class _Way:
         self._line = line(calls=calls)
         self._died = died
         self._known_dead = False
+        self._greeted = False
         self._fragments: deque[_Fragment] = deque()
         self._newest: dict[str, int] = {}
         self._unanswered = 0
@@ -222,8 +228,10 @@ class _Way:
     async def join(self, calls: RunCalls) -> None:
         """A new handler is there: once nothing of the old one is open, it gets what waits."""
         await self._line.close()
+        self.dead()  # if no call was open to tell
         self._line = self._new_line(calls=calls)
         self._known_dead = False
+        self._greeted = True  # it has just been started
         self.overdue.clear()
         self._pump()
 
@@ -243,6 +251,20 @@ class _Way:
             self.sole = sum(sent.open for sent in self._running) == 1
             self._died()
             self._release_all()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the handler was alive when it got its rows, as far as anybody can know."""
+        return self._greeted or self._line.alive
+
+    def greet(self) -> None:
+        """Make a call without rows, to see who is there."""
+        self._send(_Sent([], self), MessageBatch.empty(), "", ())
+
+    def voided(self) -> None:
+        """A run never came: what waits, and what is on its way, must not go before its rows."""
+        self._died()
+        self._release_all()
 
     def answered(self) -> None:
         """A run has its first answer: the next one may go."""
@@ -380,6 +402,7 @@ class _Sent:
     def apply(self, part: Part) -> None:
         """Note the handler's outcomes in the books of the calls."""
         if part.void:
+            self._way.voided()
             self._end_open(lambda row: Outcome(row, Kind.RELEASED))
             return
         starts, parts = self._starts, self._parts
@@ -406,7 +429,7 @@ class _Sent:
         """The handler is dead: which of its rows it died of is known, or will be found out."""
         way = self._way
         way.dead()
-        sure = self.alone or way.sole or len(way.overdue) == 1
+        sure = way.alive and (self.alone or way.sole or len(way.overdue) == 1)
 
         def outcome(row: int) -> Outcome:
             if way.overdue and (self.number, row) not in way.overdue:

@@ -164,13 +164,20 @@ class Settler:
                 await asyncio.sleep(self._policy.delay(attempt - 1, self._clock.random()))
             lost = [row for row in left if not self._books.held(row)]
             self._books.ended(lost, How.LOST)
-            left = await self._once([row for row in left if self._books.held(row)], call, how)
+            left = await self._once(
+                [row for row in left if self._books.held(row)], call, how, again=attempt > 1
+            )
             if not left:
                 return
             attempt += 1
 
     async def _once(
-        self, rows: list[int], call: Callable[[Sequence[int]], Awaitable[Failures]], how: How
+        self,
+        rows: list[int],
+        call: Callable[[Sequence[int]], Awaitable[Failures]],
+        how: How,
+        *,
+        again: bool = False,
     ) -> list[int]:
         """One call; returns the rows to try again."""
         if not rows and how is not How.RELEASED:
@@ -179,25 +186,27 @@ class Settler:
             failures = await call(rows)
         except QueueError as error:
             failures = dict.fromkeys(range(len(rows)), error)
+        if again:  # the call before may have done it, and its answer was lost
+            failures = {at: e for at, e in failures.items() if not isinstance(e, MessageNotFound)}
         if not failures:
             self._books.ended(rows, how)
             return []
-        again: list[int] = []
+        retried: list[int] = []
         lost: list[int] = []
         for place, failure in failures.items():
             # A row that can't be dead-lettered stays where it is: its session waits (SPEC H4).
             retry = failure.transient or (how is How.DEAD_LETTERED and not _gone(failure))
-            (again if retry else lost).append(rows[place])
+            (retried if retry else lost).append(rows[place])
         _log.warning(
             "settling %d rows as %s failed (%d are tried again): %s",
             len(failures),
             how.value,
-            len(again),
+            len(retried),
             next(iter(failures.values())),
         )
         self._books.ended([row for at, row in enumerate(rows) if at not in failures], how)
         self._books.ended(lost, How.LOST)
-        return again
+        return retried
 
 
 def _gone(error: QueueError) -> bool:

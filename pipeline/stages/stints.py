@@ -82,8 +82,11 @@ class Lane:
         self.turn = -1
         self.stopped = False
 
-    def enter(self, run: Run, row: int) -> bool:
-        """Whether a row may begin: no newer turn waits behind it, and its own goes on or is new."""
+    def enter(self, run: Run, row: int, record: SessionRecord) -> bool:
+        """Whether a row may begin: no newer turn waits behind it, and its own goes on or is new.
+
+        A lane that was forgotten begins anew: then the record knows of newer possessions.
+        """
         holding, turn = run.holdings[row], run.turns[row]
         if self.queue:
             last, at = self.queue[-1]
@@ -93,7 +96,7 @@ class Lane:
                 return False
         if turn == self.turn and holding == self.holding:
             return not self.stopped
-        if (holding, turn) < (self.holding, self.turn):
+        if (holding, turn) < (self.holding, self.turn) or holding < record.holding(run.source):
             return False
         self.holding, self.turn, self.stopped = holding, turn, False
         return True
@@ -171,7 +174,7 @@ class Stint:
     def admits(self, run: Run, row: int) -> bool:
         """Whether the row is to be run; if not, it has its outcome now."""
         here = self._here
-        fresh = not here.ordered or self.lane.enter(run, row)
+        fresh = not here.ordered or self.lane.enter(run, row, self.record)
         if not fresh or here.draining or here.runner.signals.lost(run.batch, row):
             self.others.append((run, Outcome(row, Kind.RELEASED)))
             return False
@@ -325,6 +328,7 @@ class Stint:
         """The row was handled: it joins the commit."""
         change = self.change
         change.source = run.source
+        change.holding = run.holdings[row]
         sequence, id_ = run.sequences[row], run.ids[row]
         change.applied.append((sequence, id_))
         change.settled_below = run.below[row]
@@ -345,6 +349,7 @@ class Stint:
     def failure(self, run: Run, row: int, verdict: Verdict, attempt: int) -> None:
         """The row was not handled: it stops its session."""
         self.change.source = run.source
+        self.change.holding = run.holdings[row]
         self.counts["failed"] += 1
         here = self._here
         now = here.now()

@@ -370,7 +370,7 @@ class _Post:
         for task in (self._replacing, self.asked):
             if task is not None:
                 task.cancel()
-                await asyncio.wait([task])
+                await asyncio.gather(task, return_exceptions=True)
         self._replacing = self.asked = None
 
 

@@ -42,11 +42,13 @@ is another source, and one in memory is so at each start."""
 class Applied:
     """What was applied of one source: (sequence, provider id), ascending as a rule."""
 
-    __slots__ = ("_recent", "top")
+    __slots__ = ("_recent", "holding", "top")
 
     def __init__(self) -> None:
         self.top = -1
         """The highest sequence that was applied."""
+        self.holding = -1
+        """The newest possession in which a message was handled: nothing of an older one may be."""
         self._recent: deque[tuple[int, str]] = deque()
 
     def __contains__(self, message: tuple[int, str]) -> bool:
@@ -57,6 +59,8 @@ class Applied:
         """Messages were applied; those below `settled_below` are confirmed, 64 of them stay."""
         recent = self._recent
         recent.extend(messages)
+        if not messages:
+            return
         highest = max(messages)[0]
         if highest > self.top:
             self.top = highest
@@ -134,6 +138,11 @@ class SessionRecord:
         applied = self.applied.get(source)
         return applied is not None and message in applied
 
+    def holding(self, source: str) -> int:
+        """The newest possession in which a message of this source was handled; -1: none."""
+        applied = self.applied.get(source)
+        return -1 if applied is None else applied.holding
+
     @property
     def bare(self) -> bool:
         """Whether it is only the memory of what was applied."""
@@ -153,11 +162,12 @@ class SessionRecord:
             applied: makes the record of a source that was not known.
         """
         self.version += 1
-        if change.applied:
+        if change.applied or change.writes_failure:
             known = self.applied.pop(change.source, None)
             if known is None:
                 known = applied()
             known.extend(change.applied, change.settled_below)
+            known.holding = max(known.holding, change.holding)
             self.applied[change.source] = known
             if len(self.applied) > SOURCES:
                 del self.applied[next(iter(self.applied))]
@@ -207,6 +217,7 @@ class Change:
     writes_failure: bool = False
     schema: int = 1
     expires_at: float | None = None
+    holding: int = -1
 
     @property
     def empty(self) -> bool:

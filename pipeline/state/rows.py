@@ -46,10 +46,10 @@ class EncodedApplied(Applied):
 
     @classmethod
     def read(cls, values: Sequence[Any]) -> EncodedApplied:
-        """What `text` made, read as JSON: the highest sequence, then sequences and ids in turn."""
+        """What `text` made, read as JSON: top and holding, then sequences and ids in turn."""
         made = cls()
-        made.top = values[0]
-        made._keep(list(zip(values[1::2], values[2::2], strict=True)))
+        made.top, made.holding = values[:2]
+        made._keep(list(zip(values[2::2], values[3::2], strict=True)))
         return made
 
     def extend(self, messages: Sequence[tuple[int, str]], settled_below: int) -> None:
@@ -63,7 +63,7 @@ class EncodedApplied(Applied):
     @property
     def text(self) -> str:
         """All of it as JSON."""
-        return f"[{self.top},{','.join(self._texts)}]"
+        return f"[{','.join((str(self.top), str(self.holding), *self._texts))}]"
 
     def _keep(self, messages: list[tuple[int, str]]) -> None:
         self._recent.extend(messages)

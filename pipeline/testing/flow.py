@@ -187,6 +187,8 @@ class Flow:
                     self.errors.append,
                 )
             )
+        for router in self.routers:
+            router.greet()
         for number in range(settings.receivers):
             self.receivers.append(await self._receiver(number, ordered, table))
         for receiver in self.receivers:

@@ -202,10 +202,12 @@ class Taken:
         return book
 
     def call(
-        self, number: int, *, epoch: int = 1, caller: str = "c", answered: int = 0
+        self, number: int, *, epoch: int = 1, caller: str = "c", **header: Any
     ) -> asyncio.Task[Part]:
-        header = Header(caller, epoch, number, "q", answered=answered)
-        return asyncio.ensure_future(self.reception.run(header, EMPTY))
+        batch = MessageBatch.from_columns(self.rows, {})
+        return asyncio.ensure_future(
+            self.reception.run(Header(caller, epoch, number, "q", **header), batch)
+        )
 
     async def more(self, number: int, part: int = 0, *, epoch: int = 1, caller: str = "c") -> Part:
         return await self.reception.more(caller, epoch, number, part)
@@ -227,19 +229,25 @@ async def refused(answer: Awaitable[Part], why: str) -> None:
 
 @pytest.mark.spec("F2", "F7")
 async def test_a_call_that_never_came_is_given_up() -> None:
-    """Asked again it is void again; coming late it is refused; those behind it go on."""
-    core = Taken()
-    behind = core.call(2)
+    """Asked again it is void again; coming late it is refused; those behind it go on.
+
+    But not one that was made before its caller knew: its rows may belong behind the lost ones.
+    """
+    core = Taken(2)
+    unaware, behind = core.call(2), core.call(3, voids=1)
     await asyncio.sleep(1)
     assert core.books == {}, "it waits for the one before it"
     for _ in range(2):
         part = await core.more(1)
         assert (part.void, part.last, part.completed, part.others) == (True, True, [], [])
     await passes(lambda: core.books)
-    assert list(core.books) == [(1, 2)]
+    assert list(core.books) == [(1, 3)]
+    part = await unaware
+    assert [(one.row, one.kind) for one in part.others] == [(0, Kind.RELEASED), (1, Kind.RELEASED)]
+    assert part.last
     await refused(core.call(1), "call 1 of c is over")
-    core.books[1, 2].complete([0])
-    assert (await behind).completed == [0]
+    core.books[1, 3].complete([0, 1])
+    assert (await behind).completed == [0, 1]
     assert core.reception.open == 0
 
 
@@ -251,7 +259,7 @@ async def test_a_call_that_waits_for_an_earlier_one_can_be_given_up() -> None:
     await asyncio.sleep(1)
     assert (await core.more(2)).void
     await refused(early, "given up")
-    first = core.call(1)
+    first = core.call(1, voids=1)
     await passes(lambda: core.books)
     core.books[1, 1].complete([0])
     assert (await first).last
@@ -304,7 +312,7 @@ async def test_a_new_epoch_forgets_the_books_of_the_old_one() -> None:
     await refused(core.more(1, epoch=1), "epoch 1 is over")
     await refused(core.call(2, epoch=1), "epoch 1 is over")
     assert core.reception.open == 1
-    new = core.call(2, epoch=2)
+    new = core.call(2, epoch=2, voids=1)
     await passes(lambda: (2, 2) in core.books)
     core.books[2, 2].complete([0])
     assert (await new).completed == [0]

@@ -221,7 +221,7 @@ class Session(RuleBasedStateMachine):
             self.given_back = True
             return
         before = self.turns.turn
-        again = self.turns.resume()
+        again = self.turns.resume(self.now)
         assert self.turns.turn == before + 1
         sequences = [one.sequence for one in again]
         assert sequences == sorted(sequences)
@@ -274,7 +274,7 @@ def test_the_longest_delay_counts_and_a_long_one_gives_the_session_back() -> Non
     assert turns.due() == 60.0
     assert not turns.gives_back(59.0)
     assert turns.gives_back(60.0)
-    assert [one.sequence for one in turns.resume()] == [1]
+    assert [one.sequence for one in turns.resume(0.0)] == [1]
     assert turns.given_back_at is None
 
 
@@ -286,8 +286,27 @@ def test_a_session_whose_last_row_was_dead_lettered_goes_on_at_once() -> None:
     assert turns.due() is None
     turns.disposing -= 1
     assert turns.due() == 0.0
-    assert turns.resume() == []
+    assert turns.resume(0.0) == []
     assert not turns.stopped
+
+
+@pytest.mark.spec("F3", "F5")
+def test_a_turn_that_came_back_untried_is_followed_after_a_pause() -> None:
+    """Who refused all of it would refuse it again in the same moment; what was tried goes on."""
+    turns = Turns("s", 1, 0)
+    turns.hold(held(1))
+    assert turns.due() == 0.0, "the first time a row comes back"
+    turns.resume(5.0)
+    turns.hold(held(1))
+    assert turns.due() == 5.2
+    turns.resume(6.0)
+    turns.wait(6.0, 0.0, 60.0)
+    turns.hold(held(1))
+    assert turns.due() == 6.0, "it failed, and its delay is the handler's to say"
+    turns.hold(held(2))
+    turns.resume(7.0)
+    turns.hold(held(2))
+    assert turns.due() == 0.0, "the first row was handled"
 
 
 def test_held_rows_stand_in_the_order_of_their_sequence() -> None:

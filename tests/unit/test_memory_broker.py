@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -674,3 +675,24 @@ async def test_a_new_lane_of_an_owner_ends_the_receive_that_its_last_one_waits_i
     assert asyncio.get_running_loop().time() == 1
     await rig.send("s")
     assert texts(await rig.broker.receive(new, Want(messages=1), 2)) == ["1"]
+
+
+@pytest.mark.spec("F3", "P2", "P11")
+@every_dialect
+async def test_what_a_lost_answer_brought_comes_again_first(dialect: dict[str, Any]) -> None:
+    """A receive whose answer never arrived must not let later messages of its session go first."""
+    rig = Rig(**dialect)
+    await rig.send("s", "s")
+    lane = (await rig.lane()).lane
+    want = Want(messages=1, new_sessions=1)
+    first = await rig.broker.receive(lane, want, 1, 0)
+    assert texts(first) == ["1"]
+    again = await rig.broker.receive(lane, want, 2, 0)
+    assert texts(again) == ["1"]
+    await rig.broker.complete(lane, again.receipts)
+    held = {holding.number: 10 for holding in again.opened}
+    assert texts(await rig.broker.receive(lane, replace(want, held=held), 3, 2)) == ["2"]
+    last = await rig.broker.receive(lane, replace(want, messages=5, held=held), 4, 2)
+    assert texts(last) == ["2"], "of a session that was held before it is the same"
+    assert (await rig.broker.complete(lane, last.receipts)) == {}
+    assert (await rig.counters()).completed == 2

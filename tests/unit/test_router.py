@@ -88,6 +88,8 @@ class Rig:
         self.core = RouterCore(
             RouterSettings(**made), dict(enumerate(self.handlers)), TABLE, self.errors.append
         )
+        for way in self.core._ways.values():
+            way._greeted = True  # they were there before the first call
         self.number = 0
 
     @property
@@ -407,3 +409,32 @@ async def test_a_row_that_runs_alone_is_counted_when_its_process_dies() -> None:
     await rig.handler.die()
     assert alone.words == ["died", "released"]
     assert behind.words == ["released"]
+
+
+@pytest.mark.spec("F3", "F7")
+async def test_a_death_of_which_no_call_told_is_a_death_all_the_same() -> None:
+    """Nothing was in hand; rows on their way belong to turns that the old handler had stopped."""
+    rig = Rig()
+    sent = await rig.send(rows("a"))
+    await rig.handler.say(1, others=[Outcome(0, Kind.RETRY, delay=5.0)])
+    assert sent.words == ["retry"]
+    rig.handler.dead = True
+    new = await rig.replace()
+    late = await rig.send(rows("b"))
+    assert new.runs == []
+    assert (late.words, late.generations) == (["released"], [1])
+
+
+@pytest.mark.spec("H5", "F7")
+@pytest.mark.parametrize("there", [True, False])
+async def test_who_was_dead_before_did_not_die_of_its_rows(there: bool) -> None:
+    """A new router greets the handlers it is given: only one that answered can have got a row."""
+    rig = Rig()
+    rig.core._ways[0]._greeted = False
+    if there:
+        rig.core.greet()
+        await settle()
+    sent = await rig.send(rows("a"))
+    await rig.handler.die()
+    [outcome] = sent.others.values()
+    assert (outcome.kind, outcome.counted) == (Kind.DIED, there)

@@ -116,9 +116,16 @@ class MemoryBroker:
             served.end_all(hand, _closed(lane))
             served.do(lambda at: queue.close(hand, at.now))
 
-    async def receive(self, lane: int, want: Want, poll: int = 0) -> BrokerReceived:
-        """Messages, as soon as there are some; none when the wait is over or the poll ended."""
+    async def receive(self, lane: int, want: Want, poll: int = 0, after: int = 0) -> BrokerReceived:
+        """Messages, as soon as there are some; none when the wait is over or the poll ended.
+
+        What the lane's last receive brought is given back before if its answer did not arrive.
+        """
         hand, queue, served = self._lane(lane)
+        if poll and hand.brought is not None and hand.brought[0] > after:
+            _, lost = hand.brought
+            hand.brought = None
+            served.do(lambda at: queue.give_back(hand, lost, at.now))
 
         def attempt(at: Moment) -> Taken | None:
             return queue.take(hand, want, at.now, at.wall)
@@ -127,6 +134,8 @@ class MemoryBroker:
             return lambda at: queue.give_back(hand, taken, at.now)
 
         taken = await served.first(hand, poll, want.wait, attempt, undo)
+        if poll and taken is not None:
+            hand.brought = (poll, taken)
         return queue.received(taken)
 
     async def accept(

@@ -126,8 +126,12 @@ class BrokerCalls(Protocol):
     async def close_lane(self, lane: int) -> None:
         """Give back all it has in hand; its pending polls raise `Closed`. A repeat does nothing."""
 
-    async def receive(self, lane: int, want: Want, poll: int = 0) -> BrokerReceived:
-        """Messages, as soon as there are some; none when the wait is over or the poll ended."""
+    async def receive(self, lane: int, want: Want, poll: int = 0, after: int = 0) -> BrokerReceived:
+        """Messages, as soon as there are some; none when the wait is over or the poll ended.
+
+        `after` is the lane's last receive whose answer arrived: what a later one brought is given
+        back first, so that nothing is taken behind it.
+        """
 
     async def accept(
         self, lane: int, session: str | None, wait: float, poll: int = 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.providers.memory.stored import Stored
 
 if TYPE_CHECKING:
+    from pipeline.providers.memory.queue import Taken
     from pipeline.providers.memory.sessions import Session
 
 _REMEMBERED = 10_000
@@ -40,7 +41,16 @@ class Lane:
         number: the lane's name in calls.
     """
 
-    __slots__ = ("ended", "hand", "lost", "lost_sessions", "number", "ready", "sessions")
+    __slots__ = (
+        "brought",
+        "ended",
+        "hand",
+        "lost",
+        "lost_sessions",
+        "number",
+        "ready",
+        "sessions",
+    )
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -51,4 +61,6 @@ class Lane:
         self.ready: OrderedDict[Session, None] = OrderedDict()  # held ones with messages that wait
         self.lost = Recent()
         self.lost_sessions = Recent()
+        # The last receive that brought something: its poll, and what it was.
+        self.brought: tuple[int, Taken] | None = None
         self.ended = Recent()  # polls that were ended before they arrived

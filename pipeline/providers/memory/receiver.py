@@ -59,6 +59,7 @@ class MemoryReceiver:
         self._forget = forget
         self._polls = 0
         self._receiving: int | None = None
+        self._received = 0
         self._background: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
 
@@ -71,10 +72,11 @@ class MemoryReceiver:
 
         def call(poll: int) -> Coroutine[Any, Any, BrokerReceived]:
             self._receiving = poll
-            return self._broker.receive(self._lane, want, poll)
+            return self._broker.receive(self._lane, want, poll, self._received)
 
         try:
             got = await self._poll(call, want.wait, self._give_back)
+            self._received = self._receiving or 0
         finally:
             self._receiving = None
         return _received(got, loop.time())
