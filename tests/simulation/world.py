@@ -1,0 +1,404 @@
+"""A cluster in one thread: processes made of the real cores, and a supervisor that replaces them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.clock import SeededClock
+from pipeline.config import MemoryQueue
+from pipeline.message import Message, to_row
+from pipeline.names import QueueName
+from pipeline.providers.memory import MemoryBroker, MemoryProvider
+from pipeline.retry import RetryPolicy
+from pipeline.slots import SlotTable
+from pipeline.stages.calls import ProcessDied
+from pipeline.stages.handler import HandlerCore, HandlerSettings
+from pipeline.stages.receiver import ReceiverCore, ReceiverSettings
+from pipeline.stages.router import RouterCore, RouterSettings
+from pipeline.stages.workers import InlineHands
+from pipeline.state.memory import MemoryStore
+from tests.simulation.chance import chance, stream
+from tests.simulation.faults import EVERYTHING, Fault, Schedule
+from tests.simulation.journal import Broken, Journal
+from tests.simulation.plan import ATTEMPTS, VISIBILITY, Plan
+from tests.simulation.processes import NOBODY, Process, ProcessLoop, Slot
+from tests.simulation.wire import FarBroker, FarStore, Link, Target, world_delay
+from tests.simulation.work import handler_of
+
+QUEUE = "queue"
+_MOST_SECONDS = 4_000.0
+"""Until every message has ended; far more than the faults and retries of a plan can take."""
+_BYTES = 1 << 20
+
+
+@dataclass(eq=False)
+class _Client:
+    """What a receiver's process has beside its core."""
+
+    provider: MemoryProvider
+
+
+class World:
+    """One run.
+
+    Args:
+        plan: what is to happen.
+        schedule: what is to go wrong.
+        loop: where.
+    """
+
+    def __init__(self, plan: Plan, schedule: Schedule, loop: ProcessLoop) -> None:
+        self.plan = plan
+        self.schedule = schedule
+        self.cut_until: dict[str, float] = {}
+        self.delay = world_delay(plan.seed, plan.pace)
+        self._loop = loop
+        self._end: asyncio.Future[None] = loop.create_future()
+        self.journal = Journal(plan, loop.time, self._tell)
+        queue = MemoryQueue(
+            connection="m", fifo=True, sessions=plan.dialect, visibility=VISIBILITY
+        )
+        self._queues = {QUEUE: queue}
+        self.broker = MemoryBroker(self._queues, self._clock("broker"))
+        self.store = MemoryStore()
+        self._table = SlotTable.spread(plan.handlers, plan.routers)
+        self._handler = handler_of(plan.kind, self.journal, self._kill_itself)
+        self._retry = RetryPolicy(ATTEMPTS, 0.5, 5.0, 2.0, jitter="half")
+        self._links: dict[tuple[Process, Process], Link] = {}
+        self._everything_at = min(schedule.steps(EVERYTHING), default=0)
+        self._steps = 0
+        self.handlers = self._slots("handler", plan.handlers)
+        self.routers = self._slots("router", plan.routers)
+        self.receivers = self._slots("receiver", plan.receivers)
+
+    def _slots(self, role: str, count: int) -> list[Slot]:
+        return [
+            Slot(role, number, self.schedule.steps(f"{role} {number}")) for number in range(count)
+        ]
+
+    def _clock(self, name: str) -> SeededClock:
+        return SeededClock(self._loop.time, stream(name) + self.plan.seed)
+
+    def _tell(self, broken: Broken) -> None:
+        if not self._end.done():
+            self._end.set_exception(broken)
+
+    @property
+    def slots(self) -> list[Slot]:
+        """Every place."""
+        return [*self.handlers, *self.routers, *self.receivers]
+
+    # ---------------------------------------------------------------- from begin to end
+
+    async def run(self) -> None:
+        """Send, handle, and look at what is left.
+
+        Raises:
+            Broken: a law was broken.
+        """
+        fates = list(self.plan.fates)
+        early = len(fates) - self.plan.later
+        await self._send(fates[:early])
+        for slot in self.slots:
+            await self._make(slot)
+        self._loop.call_later(
+            1.0, lambda: self._loop.create_task(self._send(fates[early:])), context=NOBODY
+        )
+        try:
+            async with asyncio.timeout(_MOST_SECONDS):
+                await self._settled()
+        except TimeoutError:
+            self.journal.broken("every message ends", self._missing())
+            await self._end
+        self.schedule.over = True
+        await asyncio.sleep(120.0)  # what the last faults left comes to its end
+        await self._drain()
+        if self._end.done():
+            await self._end
+
+    async def _send(self, places: list[tuple[str, int]]) -> None:
+        rows = [
+            to_row(Message(f"{session}:{position}".encode(), id=f"m-{session}-{position}",
+                           session=session))
+            for session, position in places
+        ]
+        sent = await self.broker.send(QUEUE, rows)
+        self.journal.sent(places, sent.sequences)
+
+    async def _settled(self) -> None:
+        while not self.journal.finished:
+            await asyncio.wait([self._end], timeout=5.0)
+            if self._end.done():
+                await self._end
+
+    def _missing(self) -> str:
+        journal = self.journal
+        left = [
+            f"{session}:{position}"
+            for session, position in self.plan.fates
+            if (session, position) not in journal.completed
+            and (session, position) not in journal.dead
+        ]
+        return f"{', '.join(left)} did not end within {_MOST_SECONDS} s"
+
+    # ---------------------------------------------------------------- the supervisor
+
+    async def _make(self, slot: Slot) -> None:
+        """Put a new process in a place, and tell those who call it."""
+        process = Process(slot, self._strike, self._watch)
+        await {"handler": self._handle, "router": self._route, "receiver": self._receive}[
+            slot.role
+        ](slot, process)
+        if process.dead:
+            return
+        slot.process, slot.standing = process, True
+        self.journal.note("made", process.name)
+        for caller in self._callers(slot):
+            if caller.process is not None and not caller.process.dead:
+                self._join(caller.process, process)
+
+    def _callers(self, slot: Slot) -> list[Slot]:
+        if slot.role == "handler":
+            return [self.routers[self._table.routers[slot.number]]]
+        return self.receivers if slot.role == "router" else []
+
+    def _join(self, caller: Process, callee: Process) -> None:
+        link = self._link(caller, callee)
+        caller.call_soon(lambda: caller_task(caller.core.join(callee.slot.number, link)))
+
+    def _link(self, caller: Process, callee: Process) -> Link:
+        key = (caller, callee)
+        return self._links.get(key) or self._links.setdefault(key, Link(self, caller, callee))
+
+    async def _handle(self, slot: Slot, process: Process) -> None:
+        plan = self.plan
+        settings = HandlerSettings(
+            queue=QueueName(QUEUE),
+            ordered=True,
+            retry=self._retry,
+            concurrency=plan.concurrency,
+            batch_rows=plan.batch_rows,
+        )
+        process.core = process.now(
+            HandlerCore,
+            settings,
+            self._handler,
+            FarStore(self, process),
+            InlineHands(),
+            self._clock(process.name),
+            self._loop.time,
+            None,
+            Target(self, process),
+            self._fatal(process),
+        )
+        await self._within(process, process.core.start())
+
+    async def _route(self, slot: Slot, process: Process) -> None:
+        links = {
+            number: self._link(process, self.handlers[number].here)
+            for number, router in enumerate(self._table.routers)
+            if router == slot.number
+        }
+        settings = RouterSettings(
+            name=slot.name,
+            epoch=slot.incarnations,
+            batch_rows=self.plan.batch_rows,
+            batch_bytes=_BYTES,
+        )
+        process.core = process.now(
+            RouterCore, settings, links, self._table, self._fatal(process)
+        )
+
+    async def _receive(self, slot: Slot, process: Process) -> None:
+        plan = self.plan
+        provider = MemoryProvider(FarBroker(self, process), self._queues)
+        await self._trying(process, provider.start)
+        source = await self._trying(process, lambda: self._lane(provider, slot))
+        origin = await self._trying(process, lambda: provider.source(QUEUE))
+        settings = ReceiverSettings(
+            name=slot.name,
+            epoch=slot.incarnations,
+            ordered=True,
+            messages=plan.credit,
+            bytes=_BYTES,
+            batch_rows=plan.batch_rows,
+            batch_bytes=_BYTES,
+            wait=plan.wait,
+            hold=plan.hold,
+            sessions=plan.places,
+        )
+        process.core = process.now(
+            ReceiverCore,
+            settings,
+            source,
+            provider.capabilities(QUEUE),
+            origin,
+            [self._link(process, router.here) for router in self.routers],
+            self._table,
+            self._clock(process.name),
+            self._fatal(process),
+        )
+        await self._within(process, process.core.start())
+
+    def _lane(self, provider: MemoryProvider, slot: Slot) -> Awaitable[Any]:
+        return provider.receiver(QUEUE, partition=slot.number)
+
+    async def _trying(self, process: Process, call: Callable[[], Awaitable[Any]]) -> Any:
+        """What a shell does at its start: again, until it can be done."""
+        from pipeline.errors import QueueError
+
+        while True:
+            try:
+                return await self._within(process, call())
+            except QueueError as error:
+                if not error.transient:
+                    raise
+                await asyncio.sleep(1.0)
+
+    async def _within(self, process: Process, work: Awaitable[Any]) -> Any:
+        return await process.spawn(_awaited(work))
+
+    def _fatal(self, process: Process) -> Callable[[BaseException], None]:
+        def fatal(error: BaseException) -> None:
+            if not process.gone:
+                self.journal.broken("no defects", f"{process.name} can't go on: {error!r}")
+
+        return fatal
+
+    # ---------------------------------------------------------------- faults
+
+    def _strike(self, process: Process, fault: Fault) -> None:
+        if self.schedule.over:
+            return
+        self.schedule.struck.append(fault)
+        self.journal.note("fault", str(fault))
+        if fault.kind == "stall":
+            process.stand_still(fault.seconds)
+        elif fault.kind == "kill":
+            self._lose(process, back=fault.seconds)
+        else:
+            self._lose(process, back=0.1, lingers=fault.seconds)
+
+    def _kill_itself(self, process: Process) -> None:
+        """User code ends its process."""
+        self._lose(process, back=0.5)
+
+    def _lose(self, process: Process, *, back: float, lingers: float = 0.0) -> None:
+        """A process dies, now or (taken for dead now) later; another one follows."""
+        if process.dead:
+            return
+        was_known, slot = process.zombie, process.slot
+        if lingers:
+            process.zombie = True
+            self._loop.call_later(lingers, self._lose_for_good, process, context=NOBODY)
+        else:
+            process.dead = True
+        if was_known:
+            self.journal.died(process, None)
+            return
+        slot.standing = False
+        self.journal.died(process, self._only_message(process))
+        heard = 0.3 * chance(self.plan.seed, stream(process.name), 0)
+        self._loop.call_later(heard, self._tell_callers, process, context=NOBODY)
+        self._loop.call_later(
+            heard + back,
+            lambda: self._loop.create_task(self._make(slot)),
+            context=NOBODY,
+        )
+
+    def _lose_for_good(self, process: Process) -> None:
+        if not process.dead:
+            process.dead = True
+            self.journal.died(process, None)
+
+    def _tell_callers(self, process: Process) -> None:
+        for answer in list(process.answers):
+            if not answer.done():
+                answer.set_exception(ProcessDied(process.name))
+                answer.exception()
+
+    def _only_message(self, process: Process) -> tuple[str, int] | None:
+        """The one message that a handler had in hand, as its router knows it."""
+        if process.slot.role != "handler":
+            return None
+        router = self.routers[self._table.routers[process.slot.number]].process
+        link = self._links.get((router, process)) if router is not None else None
+        if link is None or len(link.out) != 1:
+            return None
+        return next(iter(link.out))
+
+    # ---------------------------------------------------------------- at every step, and at the end
+
+    def _watch(self, process: Process) -> None:
+        self._steps += 1
+        if self._steps == self._everything_at and not self.schedule.over:
+            self._lose_everything()
+        if process.slot.role == "receiver" and process.core is not None:
+            core = process.core
+            held = core._credit.held_messages
+            if not 0 <= held <= self.plan.credit or held != core._ledger.open:
+                self.journal.broken(
+                    "credit",
+                    f"{process.name} has {held} messages by its credit of {self.plan.credit}, "
+                    f"{core._ledger.open} by its ledger",
+                )
+
+    def _lose_everything(self) -> None:
+        fault = self.schedule.steps(EVERYTHING)[self._everything_at]
+        self.schedule.struck.append(fault)
+        self.journal.note("fault", str(fault))
+        for slot in self.slots:
+            if slot.standing:
+                self._lose(slot.here, back=fault.seconds)
+
+    async def _drain(self) -> None:
+        """End as a drain does, and see that nothing is left."""
+        receivers = [slot.here for slot in self.receivers]
+        routers = [slot.here for slot in self.routers]
+        handlers = [slot.here for slot in self.handlers]
+        for process in receivers:
+            await self._within(process, process.core.stop_receiving())
+        for process in routers:
+            await self._within(process, process.core.drain())
+        for process in handlers:
+            await self._within(process, process.core.drain())
+        for process in receivers:
+            stats = process.core.stats()
+            left = await self._within(process, process.core.close())
+            credit = process.core._credit
+            self._empty(process, "left", left)
+            self._empty(process, "credit", credit.held_messages + credit.held_bytes)
+            self._empty(process, "in hand", stats["in_hand"])
+        for process in routers:
+            await self._within(process, process.core.close())
+            self._empty(process, "waiting", process.core.stats()["waiting"])
+        for process in handlers:
+            await self._within(process, process.core.close())
+            self._empty(process, "waiting", process.core.stats()["waiting"])
+            self._empty(process, "running", process.core.stats()["running"])
+        counters = await self.broker.counters(QUEUE)
+        depth = await self.broker.depth(QUEUE)
+        if counters.completed + counters.dead_lettered != len(self.plan.fates) or depth.in_hand:
+            self.journal.broken("every message ends", f"the broker has {counters} and {depth}")
+        for task in self._loop.tasks:
+            name = task.get_name()
+            if task.done() and not task.cancelled() and task._log_traceback:  # type: ignore[attr-defined]
+                error = task.exception()
+                if any(slot.here.name == name for slot in self.slots):
+                    self.journal.broken("no defects", f"a task of {name} ended with {error!r}")
+
+    def _empty(self, process: Process, what: str, count: int) -> None:
+        if count:
+            self.journal.broken("nothing is left", f"{process.name} has {count} {what}")
+
+
+async def _awaited(work: Awaitable[Any]) -> Any:
+    return await work
+
+
+def caller_task(work: Any) -> None:
+    """Run a coroutine beside what is running."""
+    asyncio.ensure_future(work)  # noqa: RUF006 - the loop keeps its tasks
