@@ -167,14 +167,17 @@ class Journal:
         if run in self._open[run.session]:
             self._open[run.session].remove(run)
 
-    def died(self, process: Process, alone: Place | None) -> None:
-        """A process is dead, or taken for dead; `alone`: the only message that it had in hand."""
-        self.note("died", process.name, process.zombie, alone)
+    def died(self, process: Process) -> None:
+        """A process is dead, or taken for dead."""
+        self.note("died", process.name, "for others" if process.zombie and not process.dead else "")
         if process.dead:
             for runs in self._open.values():
                 runs[:] = [run for run in runs if run.process is not process]
-        if alone is not None:
-            self.attempts[alone] += 1
+
+    def died_alone(self, place: Place) -> None:
+        """A process died, and it can only have been of this message."""
+        self.note("died alone", *place)
+        self.attempts[place] += 1
 
     def _running(self, session: str, holding: int) -> list[Runs]:
         """The calls under this holding, in processes that are taken to be alive."""

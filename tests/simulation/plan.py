@@ -114,7 +114,7 @@ def plan_of(seed: int) -> Plan:
         credit=dice.choice((4, 16, 200)),
         batch_rows=dice.choice((1, 3, 200)),
         places=dice.choice((None, 1, 2)),
-        wait=dice.choice((2.0, 20.0)),
+        wait=dice.choice((5.0, 20.0)),
         hold=dice.choice((5.0, 60.0)),
         concurrency=dice.choice((1, 2, 64)),
         fates=fates,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from collections import deque
 from collections.abc import Callable, Sequence
-from copy import deepcopy
+from copy import copy
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -260,14 +261,17 @@ class FarStore:
         """Read records."""
 
         async def do() -> list[SessionRecord]:
-            return deepcopy(await self._world.store.load(keys))
+            return [copied(record) for record in await self._world.store.load(keys)]
 
         records: list[SessionRecord] = await self._service.call("load", do)
         return records
 
     async def commit(self, changes: Sequence[Change]) -> list[QueueError | None]:
         """Write changes."""
-        sent = deepcopy(list(changes))
+        sent = [
+            replace(change, applied=list(change.applied), outbox=list(change.outbox))
+            for change in changes
+        ]
 
         async def do() -> list[QueueError | None]:
             answers = await self._world.store.commit(sent)
@@ -286,6 +290,14 @@ class FarStore:
     def states(self) -> Any:
         """All states."""
         return self._world.store.states()
+
+
+def copied(record: SessionRecord) -> SessionRecord:
+    """A record as another process would get it."""
+    applied = {source: copy(one) for source, one in record.applied.items()}
+    for one in applied.values():
+        one._recent = deque(one._recent)
+    return replace(record, applied=applied, outbox=list(record.outbox))
 
 
 class Target:

@@ -31,6 +31,7 @@ from tests.simulation.work import handler_of
 QUEUE = "queue"
 _MOST_SECONDS = 4_000.0
 """Until every message has ended; far more than the faults and retries of a plan can take."""
+_MOST_STEPS = 100_000
 _BYTES = 1 << 20
 
 
@@ -114,7 +115,7 @@ class World:
             self.journal.broken("every message ends", self._missing())
             await self._end
         self.schedule.over = True
-        await asyncio.sleep(120.0)  # what the last faults left comes to its end
+        await asyncio.sleep(45.0)  # what the last faults left comes to its end
         await self._drain()
         if self._end.done():
             await self._end
@@ -297,10 +298,10 @@ class World:
         else:
             process.dead = True
         if was_known:
-            self.journal.died(process, None)
+            self.journal.died(process)
             return
         slot.standing = False
-        self.journal.died(process, self._only_message(process))
+        self.journal.died(process)
         heard = 0.3 * chance(self.plan.seed, stream(process.name), 0)
         self._loop.call_later(heard, self._tell_callers, process, context=NOBODY)
         self._loop.call_later(
@@ -312,16 +313,19 @@ class World:
     def _lose_for_good(self, process: Process) -> None:
         if not process.dead:
             process.dead = True
-            self.journal.died(process, None)
+            self.journal.died(process)
 
     def _tell_callers(self, process: Process) -> None:
+        alone = self._only_message(process)
+        if alone is not None:
+            self.journal.died_alone(alone)
         for answer in list(process.answers):
             if not answer.done():
                 answer.set_exception(ProcessDied(process.name))
                 answer.exception()
 
     def _only_message(self, process: Process) -> tuple[str, int] | None:
-        """The one message that a handler had in hand, as its router knows it."""
+        """The one message that may have been in a dead handler's hands, as its router knows."""
         if process.slot.role != "handler":
             return None
         router = self.routers[self._table.routers[process.slot.number]].process
@@ -336,6 +340,8 @@ class World:
         self._steps += 1
         if self._steps == self._everything_at and not self.schedule.over:
             self._lose_everything()
+        if self._steps == _MOST_STEPS:
+            self.journal.broken("no runaway", f"{process.name} takes its {_MOST_STEPS}th step")
         if process.slot.role == "receiver" and process.core is not None:
             core = process.core
             held = core._credit.held_messages
