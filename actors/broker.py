@@ -59,9 +59,9 @@ class BrokerActor:
         return await self._broker.counters(queue)
 
     @ray.method
-    async def open_lane(self, queue: str, dead_letters: bool) -> int:
+    async def open_lane(self, queue: str, dead_letters: bool, owner: str) -> int:
         """A new lane."""
-        return await self._broker.open_lane(queue, dead_letters)
+        return await self._broker.open_lane(queue, dead_letters, owner)
 
     @ray.method
     async def close_lane(self, lane: int) -> None:
@@ -180,9 +180,9 @@ class RemoteBroker(BrokerCalls):
         """What happened on a queue."""
         return await answer(self._actor.counters.remote(queue))
 
-    async def open_lane(self, queue: str, dead_letters: bool = False) -> int:
+    async def open_lane(self, queue: str, dead_letters: bool = False, owner: str = "") -> int:
         """A new lane."""
-        return await answer(self._actor.open_lane.remote(queue, dead_letters))
+        return await answer(self._actor.open_lane.remote(queue, dead_letters, owner))
 
     async def close_lane(self, lane: int) -> None:
         """Give back all it has in hand."""

@@ -9,9 +9,9 @@ import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from pipeline.batch import MessageBatch
-from pipeline.errors import ConnectionFailed, QueueError
+from pipeline.errors import QueueError
 from pipeline.outcomes import Part
-from pipeline.stages.calls import Header, RunCalls
+from pipeline.stages.calls import Header, NoAnswer, ProcessDied, RunCalls
 
 T = TypeVar("T")
 
@@ -21,9 +21,9 @@ def unwrap(error: BaseException) -> QueueError:
     if isinstance(error, RayTaskError) and isinstance(error.cause, QueueError):
         return error.cause
     if isinstance(error, ActorDiedError):
-        return ConnectionFailed(f"the actor is gone: {str(error).strip().splitlines()[0]}")
+        return ProcessDied(f"the actor is gone: {str(error).strip().splitlines()[0]}")
     if isinstance(error, RayActorError):
-        return ConnectionFailed("the actor does not answer; whether it acted is unknown")
+        return NoAnswer("the actor does not answer; whether it acted is unknown")
     return QueueError(f"a call to an actor failed: {type(error).__name__}: {error}")
 
 
@@ -31,7 +31,9 @@ async def answer(call: Awaitable[T]) -> T:
     """Wait for an actor's answer.
 
     Raises:
-        QueueError: the actor's own error, or `ConnectionFailed` when it is gone.
+        ProcessDied: it is gone.
+        NoAnswer: whether it acted is unknown.
+        QueueError: the actor's own error.
     """
     try:
         return await call
@@ -59,7 +61,7 @@ class RemoteRuns(RunCalls):
         part: Part = await answer(self._actor.run.remote(header, batch))
         return part
 
-    async def more(self, caller: str, number: int) -> Part:
+    async def more(self, caller: str, epoch: int, number: int, part: int) -> Part:
         """Ask for more outcomes of a call."""
-        part: Part = await answer(self._actor.more.remote(caller, number))
-        return part
+        found: Part = await answer(self._actor.more.remote(caller, epoch, number, part))
+        return found

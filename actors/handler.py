@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from actors.process import tune
+from actors.process import Process, process, tune
 from pipeline.batch import MessageBatch
 from pipeline.client import QueueClient
 from pipeline.clock import SystemClock, monotonic
@@ -27,6 +27,7 @@ from pipeline.providers.port import Sent
 from pipeline.retry import RetryPolicy
 from pipeline.stages.calls import Header
 from pipeline.stages.handler import HandlerCore, HandlerSettings
+from pipeline.stages.supervisor import Said
 from pipeline.state.memory import MemoryStore
 from pipeline.telemetry import log
 
@@ -114,10 +115,13 @@ class HandlerActor:
         self._error: str | None = None
 
     @ray.method
-    async def start(self) -> None:
+    async def start(self) -> Process:
         """Import the handler and begin."""
-        if self._core is not None:
-            return
+        if self._core is None:
+            await self._start()
+        return process()
+
+    async def _start(self) -> None:
         sys.path[:0] = [entry for entry in self._path if entry not in sys.path]
         log.configure_actor(self._config.log.format, self._config.log.level)
         settings = self._config.pipelines[self._pipeline]
@@ -168,9 +172,9 @@ class HandlerActor:
         return await self._started().run(header, batch)
 
     @ray.method
-    async def more(self, caller: str, number: int) -> Part:
+    async def more(self, caller: str, epoch: int, number: int, part: int) -> Part:
         """More outcomes of a call."""
-        return await self._started().more(caller, number)
+        return await self._started().more(caller, epoch, number, part)
 
     @ray.method
     async def drain(self) -> None:
@@ -196,9 +200,12 @@ class HandlerActor:
             await self._client.close()
 
     @ray.method(concurrency_group="control")
-    async def stats(self) -> tuple[dict[str, int], str | None]:
-        """Counters, and why it can't go on, if it can't."""
-        return (self._core.stats() if self._core is not None else {}), self._error
+    async def stats(self) -> Said:
+        """Counters, why it can't go on or waits, if it does, and what it has run for too long."""
+        core = self._core
+        if core is None:
+            return Said(error=self._error)
+        return Said(core.stats(), self._error, None, core.paused, core.overdue())
 
     async def _send(self, queue: str, messages: Sequence[Message]) -> list[Sent | QueueError]:
         if self._client is None:

@@ -1,10 +1,14 @@
-"""What every actor does to its own process before it begins."""
+"""What every actor does to its own process before it begins, and says of it."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
+from dataclasses import dataclass
+
+import ray
 
 from pipeline.batch import allocate_with_process
 
@@ -14,6 +18,24 @@ _KEEP = 128 << 20
 """Bytes of free memory that a process keeps: what is in hand at once, and as much again."""
 _LARGEST = 32 << 20
 """Bytes of a piece that is kept like any other when it is free; glibc takes no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Where an actor runs.
+
+    Args:
+        node: Ray's id of the node.
+        pid: the process's number there.
+    """
+
+    node: str
+    pid: int
+
+
+def process() -> Process:
+    """Where this is."""
+    return Process(ray.get_runtime_context().get_node_id(), os.getpid())
 
 
 def tune() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import ray
 
 from actors.broker import RemoteBroker
 from actors.calls import RemoteRuns
-from actors.process import tune
+from actors.process import Process, process, tune
 from actors.router import RouterActor
 from pipeline.clock import SystemClock
 from pipeline.config import PipelineConfig, RuntimeConfig
@@ -19,55 +18,52 @@ from pipeline.providers.open import open_provider
 from pipeline.retry import RetryPolicy
 from pipeline.slots import SlotTable
 from pipeline.stages.receiver import ReceiverCore, ReceiverSettings
+from pipeline.stages.supervisor import Said
 from pipeline.telemetry import log
-from pipeline.telemetry.counters import Histogram
 
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiverStats:
-    """What a receiver says of itself.
-
-    Args:
-        counts: its counters.
-        latency: seconds from enqueued to settled, as histogram counts.
-        error: why it can't go on, if it can't.
-    """
-
-    counts: dict[str, int]
-    latency: list[int]
-    error: str | None
 
 
 class ReceiverActor:
     """Takes messages in, sends them on, settles them."""
 
     def __init__(
-        self, config: RuntimeConfig, pipeline: str, number: int, broker: RemoteBroker | None
+        self,
+        config: RuntimeConfig,
+        pipeline: str,
+        number: int,
+        epoch: int,
+        broker: RemoteBroker | None,
     ) -> None:
         self._config = config
         self._pipeline = pipeline
         self._number = number
+        self._epoch = epoch
         self._broker = broker
         self._core: ReceiverCore | None = None
         self._error: str | None = None
 
     @ray.method
-    async def start(self, routers: Sequence[ActorProxy[RouterActor]], table: SlotTable) -> None:
+    async def start(self, routers: Sequence[ActorProxy[RouterActor]], table: SlotTable) -> Process:
         """Connect and begin to receive."""
-        if self._core is not None:
-            return
+        if self._core is None:
+            await self._start(routers, table)
+        return process()
+
+    async def _start(self, routers: Sequence[ActorProxy[RouterActor]], table: SlotTable) -> None:
         log.configure_actor(self._config.log.format, self._config.log.level)
         settings = self._config.pipelines[self._pipeline]
         queue = self._config.queues[QueueName(settings.queue)]
         clock = SystemClock()
         provider = open_provider(self._config, queue.connection, broker=self._broker, clock=clock)
         await provider.start()
+        name = f"{self._pipeline}/{self._number}"
         self._core = ReceiverCore(
-            _settings(self._config, settings, f"{self._pipeline}/{self._number}", clock),
-            await provider.receiver(settings.queue, partition=self._number),
+            _settings(self._config, settings, name, self._epoch),
+            await provider.receiver(
+                settings.queue, partition=self._number, owner=f"{self._config.name}/{name}"
+            ),
             provider.capabilities(settings.queue),
             await provider.source(settings.queue),
             [RemoteRuns(router) for router in routers],
@@ -77,6 +73,12 @@ class ReceiverActor:
         )
         tune()
         await self._core.start()
+
+    @ray.method
+    async def join(self, number: int, router: ActorProxy[RouterActor]) -> None:
+        """A new router took a dead one's place."""
+        if self._core is not None:
+            await self._core.join(number, RemoteRuns(router))
 
     @ray.method
     async def stop_receiving(self) -> None:
@@ -96,23 +98,23 @@ class ReceiverActor:
         return 0 if self._core is None else await self._core.close()
 
     @ray.method(concurrency_group="control")
-    async def stats(self) -> ReceiverStats:
-        """Counters and latencies."""
+    async def stats(self) -> Said:
+        """Counters and latencies, and why it can't go on, if it can't."""
         if self._core is None:
-            return ReceiverStats({}, Histogram().counts, self._error)
-        return ReceiverStats(self._core.stats(), list(self._core.latency.counts), self._error)
+            return Said(error=self._error)
+        return Said(self._core.stats(), self._error, list(self._core.latency.counts))
 
     def _fatal(self, error: BaseException) -> None:
         self._error = self._error or f"{type(error).__name__}: {error}"
 
 
 def _settings(
-    config: RuntimeConfig, settings: PipelineConfig, name: str, clock: SystemClock
+    config: RuntimeConfig, settings: PipelineConfig, name: str, epoch: int
 ) -> ReceiverSettings:
     queue = config.queues[QueueName(settings.queue)]
     return ReceiverSettings(
         name=name,
-        epoch=int(clock.now() * 1000),
+        epoch=epoch,
         ordered=queue.ordered,
         messages=settings.credit.messages,
         bytes=settings.credit.bytes,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import ray
 
 from actors.calls import RemoteRuns
 from actors.handler import HandlerActor
-from actors.process import tune
+from actors.process import Process, process, tune
 from pipeline.batch import MessageBatch
 from pipeline.outcomes import Part
 from pipeline.slots import SlotTable
 from pipeline.stages.calls import Header, RunCalls
 from pipeline.stages.router import RouterCore, RouterSettings
+from pipeline.stages.supervisor import Said
 
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
@@ -28,7 +30,9 @@ class RouterActor:
         self._error: str | None = None
 
     @ray.method
-    async def start(self, handlers: dict[int, ActorProxy[HandlerActor]], table: SlotTable) -> None:
+    async def start(
+        self, handlers: dict[int, ActorProxy[HandlerActor]], table: SlotTable
+    ) -> Process:
         """Take the handlers."""
         if self._core is None:
             calls: dict[int, RunCalls] = {
@@ -36,6 +40,17 @@ class RouterActor:
             }
             tune()
             self._core = RouterCore(self._settings, calls, table, self._fatal)
+        return process()
+
+    @ray.method
+    async def join(self, number: int, handler: ActorProxy[HandlerActor]) -> None:
+        """A new handler took a dead one's place."""
+        await self._started().join(number, RemoteRuns(handler))
+
+    @ray.method
+    async def overdue(self, number: int, rows: Sequence[tuple[int, int]]) -> None:
+        """A handler is about to be ended for these rows."""
+        self._started().overdue(number, rows)
 
     @ray.method
     async def run(self, header: Header, batch: MessageBatch) -> Part:
@@ -43,9 +58,9 @@ class RouterActor:
         return await self._started().run(header, batch)
 
     @ray.method
-    async def more(self, caller: str, number: int) -> Part:
+    async def more(self, caller: str, epoch: int, number: int, part: int) -> Part:
         """More outcomes of a call."""
-        return await self._started().more(caller, number)
+        return await self._started().more(caller, epoch, number, part)
 
     @ray.method
     async def drain(self) -> None:
@@ -53,9 +68,9 @@ class RouterActor:
         await self._started().drain()
 
     @ray.method(concurrency_group="control")
-    async def stats(self) -> tuple[dict[str, int], str | None]:
+    async def stats(self) -> Said:
         """Counters, and why it can't go on, if it can't."""
-        return (self._core.stats() if self._core is not None else {}), self._error
+        return Said(self._core.stats() if self._core is not None else {}, self._error)
 
     def _started(self) -> RouterCore:
         if self._core is None:

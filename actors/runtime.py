@@ -17,24 +17,23 @@ from pydantic import TypeAdapter
 
 from actors.broker import RemoteBroker
 from actors.calls import answer, end
-from actors.topology import PipelineActors, Topology
+from actors.crew import Crew
+from actors.topology import Topology
 from pipeline.client import QueueClient
-from pipeline.clock import SystemClock
 from pipeline.config import RuntimeConfig, import_object, load, parse
 from pipeline.errors import ConnectionFailed, QueueError
 from pipeline.handlers.api import Handler
 from pipeline.names import QueueName, SessionId
 from pipeline.providers.memory import Counters
+from pipeline.stages.calls import ProcessDied
 from pipeline.stages.drain import Drained, Limits
-from pipeline.stages.supervisor import Figures, Parts, Said, Supervisor
+from pipeline.stages.supervisor import Figures, Supervisor
 from pipeline.telemetry.counters import Histogram
 
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
 
-    from actors.handler import HandlerActor
-    from actors.receiver import ReceiverActor
-    from actors.router import RouterActor
+    from actors.process import Process
     from actors.status import StatusActor
 
 _log = logging.getLogger("queue_runtime.runtime")
@@ -46,60 +45,6 @@ _SUMMARY = 60.0
 
 class RuntimeFailed(QueueError):
     """An actor of the run can't go on: the run ends; what was not settled comes again."""
-
-
-@dataclass(slots=True)
-class _Actor:
-    name: str
-
-
-@dataclass(slots=True)
-class _Receiver(_Actor):
-    actor: ActorProxy[ReceiverActor]
-
-    async def stats(self) -> Said:
-        said = await answer(self.actor.stats.remote())
-        return Said(said.counts, said.error, said.latency)
-
-    async def stop_receiving(self) -> None:
-        await answer(self.actor.stop_receiving.remote())
-
-    async def idle(self) -> None:
-        await answer(self.actor.idle.remote())
-
-    async def close(self) -> int:
-        return await answer(self.actor.close.remote())
-
-
-@dataclass(slots=True)
-class _Router(_Actor):
-    actor: ActorProxy[RouterActor]
-
-    async def stats(self) -> Said:
-        return Said(*await answer(self.actor.stats.remote()))
-
-    async def drain(self) -> None:
-        await answer(self.actor.drain.remote())
-
-
-@dataclass(slots=True)
-class _Handler(_Actor):
-    actor: ActorProxy[HandlerActor]
-
-    async def stats(self) -> Said:
-        return Said(*await answer(self.actor.stats.remote()))
-
-    async def drain(self) -> None:
-        await answer(self.actor.drain.remote())
-
-    async def stop_running(self) -> None:
-        await answer(self.actor.stop_running.remote())
-
-    async def close(self) -> None:
-        await answer(self.actor.close.remote())
-
-    async def kill(self) -> None:
-        end(self.actor)
 
 
 @dataclass(slots=True)
@@ -144,6 +89,11 @@ class Look:
         return merged
 
     @property
+    def missing(self) -> list[str]:
+        """Which actors don't work just now, and why: they are being replaced, or wait."""
+        return [why for figures in self.pipelines.values() for why in figures.missing]
+
+    @property
     def errors(self) -> list[str]:
         """Which actors can't go on."""
         return [error for figures in self.pipelines.values() for error in figures.errors]
@@ -172,7 +122,7 @@ class Runtime:
         self._client: QueueClient | None = None
         self._status: ActorProxy[StatusActor] | None = None
         self._supervisor: Supervisor | None = None
-        self._actors: dict[str, PipelineActors] = {}
+        self._actors: dict[str, Crew] = {}
         self._watch: asyncio.Task[None] | None = None
         self._news = asyncio.Condition()
         self._looks = 0
@@ -249,7 +199,7 @@ class Runtime:
             raise
 
     async def _start(self) -> None:
-        topology = Topology(self.config, self._path, int(SystemClock().now() * 1000))
+        topology = Topology(self.config, self._path)
         await self._start_queues(topology)
         await self._start_pipelines(topology)
 
@@ -263,24 +213,16 @@ class Runtime:
         config = self.config
         parts = {}
         for name, settings in config.pipelines.items():
-            actors = self._actors[name] = await topology.pipeline(name, self._brokers)
-            parts[name] = Parts(
-                settings.queue,
-                self.client.capabilities(settings.queue).exact_depth,
-                [
-                    _Receiver(f"receiver:{name}:{at}", actor)
-                    for at, actor in enumerate(actors.receivers)
-                ],
-                [_Router(f"router:{name}:{at}", actor) for at, actor in enumerate(actors.routers)],
-                [
-                    _Handler(f"handler:{name}:{at}", actor)
-                    for at, actor in enumerate(actors.handlers)
-                ],
-            )
+            crew = self._actors[name] = Crew(topology, name, self._brokers)
+            await crew.start()
+            exact = self.client.capabilities(settings.queue).exact_depth
+            parts[name] = crew.parts(exact_depth=exact)
         drain = config.drain
         limits = Limits(release=drain.release, running=drain.running, cancel=drain.cancel)
-        self._supervisor = Supervisor(parts, self.client.depth, limits)
-        self._watch = asyncio.ensure_future(self._watch_all())
+        self._supervisor = Supervisor(
+            parts, self.client.depth, limits, answer=config.timeouts.answer
+        )
+        self._watch = asyncio.ensure_future(self._watch_all(topology))
         _log.info("started %d pipelines of %s", len(parts), config.name)
 
     # ---------------------------------------------------------------- while it runs
@@ -298,6 +240,11 @@ class Runtime:
         if self._failure is not None:
             raise self._failure
         return self.look
+
+    @property
+    def processes(self) -> dict[str, Process]:
+        """Where each actor of the pipelines runs now, by its name: node and process number."""
+        return {name: one for crew in self._actors.values() for name, one in crew.processes.items()}
 
     async def until_empty(self) -> None:
         """Wait until nothing is queued, scheduled, held for a retry or in hand anywhere.
@@ -323,8 +270,8 @@ class Runtime:
                 continue
             read: TypeAdapter[Any] = TypeAdapter(handler.state)
             found[name] = {}
-            for actor in actors.handlers:
-                for session, state in (await answer(actor.states.remote())).items():
+            for place in actors.handlers:
+                for session, state in (await answer(place.actor.states.remote())).items():
                     found[name][SessionId.trusted(session)] = read.validate_json(state)
         return found
 
@@ -344,9 +291,9 @@ class Runtime:
                 _add(totals, await broker.counters(queue))
         return totals
 
-    async def _watch_all(self) -> None:
-        supervisor, status = self._supervisor, self._status
-        if supervisor is None or status is None:
+    async def _watch_all(self, topology: Topology) -> None:
+        supervisor = self._supervisor
+        if supervisor is None:
             return
         loop = asyncio.get_running_loop()
         summed_up = loop.time()
@@ -359,29 +306,44 @@ class Runtime:
             if self.look.errors and self._failure is None:
                 self._failure = RuntimeFailed("; ".join(self.look.errors))
                 _log.error("the run can't go on: %s", self._failure)
-            with contextlib.suppress(QueueError):
-                if "drain" in await answer(status.exchange.remote(self._public())):
-                    self.drain_wanted.set()
+            await self._exchange(topology)
             async with self._news:
                 self._looks += 1
                 self._news.notify_all()
             await asyncio.sleep(_LOOK)
 
+    async def _exchange(self, topology: Topology) -> None:
+        """Figures to the status actor, requests from it; a new one where it died."""
+        try:
+            if self._status is None:
+                self._status = await topology.status()
+            if "drain" in await answer(self._status.exchange.remote(self._public())):
+                self.drain_wanted.set()
+        except ProcessDied as error:
+            _log.warning("the status actor is replaced: %s", error)
+            self._status = None
+        except QueueError as error:
+            _log.debug("the status actor: %s", error)
+
     def _public(self) -> dict[str, Any]:
         """The figures as the status actor shows them."""
+        failed = [str(self._failure)] if self._failure is not None else []
+        reason = "; ".join(failed or self.look.missing)
         return {
             "name": self.config.name,
             "live": True,
-            "ready": self._failure is None and not self.drain_wanted.is_set(),
-            "reason": str(self._failure) if self._failure is not None else "",
+            "ready": not reason and not self.drain_wanted.is_set(),
+            "reason": reason,
             "pid": os.getpid(),
             "own_cluster": self._own_cluster,
+            "processes": {name: one.pid for name, one in self.processes.items()},
             "pipelines": {
                 name: {
                     "receivers": figures.receivers,
                     "routers": figures.routers,
                     "handlers": figures.handlers,
                     "backlog": figures.depth.available,
+                    "replaced": figures.replaced,
                     "p50_ms": round(figures.latency.quantile(0.5) * 1000, 1),
                     "p99_ms": round(figures.latency.quantile(0.99) * 1000, 1),
                 }
@@ -422,9 +384,8 @@ class Runtime:
 
     def _kill_all(self) -> None:
         """End every actor now: dropping the handles would, but at a time of Ray's choosing."""
-        for actors in self._actors.values():
-            for actor in (*actors.receivers, *actors.routers, *actors.handlers):
-                end(actor)
+        for crew in self._actors.values():
+            crew.end()
         self._actors = {}
         for broker in self._brokers.values():
             broker.kill()

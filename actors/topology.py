@@ -7,9 +7,8 @@ consumer behind. Ray retries nothing: the broker is the log (DESIGN law 4).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -20,16 +19,20 @@ from actors.handler import HandlerActor
 from actors.receiver import ReceiverActor
 from actors.router import RouterActor
 from actors.status import StatusActor
+from pipeline.clock import SystemClock
 from pipeline.config import RuntimeConfig
 from pipeline.errors import ConfigurationError, Timeout
 from pipeline.names import QueueName
-from pipeline.slots import SlotTable
 from pipeline.stages.router import RouterSettings
 
 if TYPE_CHECKING:
     from ray.actor import ActorClass, ActorProxy
 
+    from actors.process import Process
+
 T = TypeVar("T")
+Made: TypeAlias = "tuple[str, ActorProxy[T], Callable[..., Awaitable[Process]]]"
+"""An actor's name, the actor, and what starts it: it gives where it runs."""
 
 
 def namespace(name: str) -> str:
@@ -46,38 +49,27 @@ def actor_class(cls: type[T]) -> ActorClass[T]:
     return made
 
 
-@dataclass(frozen=True, slots=True)
-class PipelineActors:
-    """The actors of one pipeline."""
-
-    receivers: list[ActorProxy[ReceiverActor]]
-    routers: list[ActorProxy[RouterActor]]
-    handlers: list[ActorProxy[HandlerActor]]
-
-
 class Topology:
     """Makes and starts the actors of a run.
 
     Args:
         config: what to make.
         path: directories that handlers are imported from.
-        epoch: grows with each start.
     """
 
-    def __init__(self, config: RuntimeConfig, path: Sequence[str], epoch: int) -> None:
-        self._config = config
+    def __init__(self, config: RuntimeConfig, path: Sequence[str]) -> None:
+        self.config = config
         self._path = list(path)
-        self._epoch = epoch
         self._namespace = namespace(config.name)
         self._limit = config.timeouts.start
 
     async def status(self) -> ActorProxy[StatusActor]:
         """The status actor: its name is the run's; a second run of that name is refused here."""
         try:
-            actor = self._make(StatusActor, "status", 0.0, self._config.name)
+            actor = self._make(StatusActor, "status", 0.0, self.config.name)
         except ValueError as error:
             raise ConfigurationError(
-                f"name: a run named {self._config.name!r} is active in this cluster already; "
+                f"name: a run named {self.config.name!r} is active in this cluster already; "
                 "drain it first, or give this one another name"
             ) from error
         await self._ready("status", 0.0, actor.figures.remote())
@@ -86,13 +78,13 @@ class Topology:
     async def brokers(self) -> dict[str, RemoteBroker]:
         """One broker actor for each memory connection."""
         brokers = {}
-        cpus = self._config.ray.broker_cpus
-        for name, connection in self._config.connections.items():
+        cpus = self.config.ray.broker_cpus
+        for name, connection in self.config.connections.items():
             if connection.provider != "memory":
                 continue
             queues = {
                 str(queue): settings
-                for queue, settings in self._config.queues.items()
+                for queue, settings in self.config.queues.items()
                 if settings.connection == name
             }
             label = f"broker:{name}"
@@ -103,77 +95,49 @@ class Topology:
             brokers[name] = RemoteBroker(actor)
         return brokers
 
-    async def pipeline(self, name: str, brokers: Mapping[str, RemoteBroker]) -> PipelineActors:
-        """The actors of one pipeline, started from the handlers up to the receivers."""
-        config = self._config
-        settings = config.pipelines[name]
-        cpus = config.ray
-        table = SlotTable.spread(settings.handlers, settings.routers)
-        handlers = [
-            self._make(
-                HandlerActor,
-                f"handler:{name}:{number}",
-                cpus.handler_cpus,
-                config,
-                name,
-                self._path,
-                dict(brokers),
-            )
-            for number in range(settings.handlers)
-        ]
-        routers = [
-            self._make(
-                RouterActor,
-                f"router:{name}:{number}",
-                cpus.router_cpus,
-                RouterSettings(
-                    name=f"{name}/{number}",
-                    epoch=self._epoch,
-                    batch_rows=settings.batch.rows,
-                    batch_bytes=settings.batch.bytes,
-                ),
-            )
-            for number in range(settings.routers)
-        ]
-        broker = brokers.get(config.queues[QueueName(settings.queue)].connection)
-        receivers = [
-            self._make(
-                ReceiverActor,
-                f"receiver:{name}:{number}",
-                cpus.receiver_cpus,
-                config,
-                name,
-                number,
-                broker,
-            )
-            for number in range(settings.receivers)
-        ]
-        await asyncio.gather(
-            *(
-                self._ready(f"handler:{name}:{at}", cpus.handler_cpus, handler.start.remote())
-                for at, handler in enumerate(handlers)
-            )
+    def handler(
+        self, pipeline: str, number: int, brokers: Mapping[str, RemoteBroker]
+    ) -> Made[HandlerActor]:
+        """A handler of a pipeline."""
+        cpus = self.config.ray.handler_cpus
+        name = f"handler:{pipeline}:{number}"
+        actor = self._make(
+            HandlerActor, name, cpus, self.config, pipeline, self._path, dict(brokers)
         )
-        for at, router in enumerate(routers):
-            own = {
-                number: handlers[number]
-                for number, owner in enumerate(table.routers)
-                if owner == at
-            }
-            await self._ready(
-                f"router:{name}:{at}", cpus.router_cpus, router.start.remote(own, table)
-            )
-        await asyncio.gather(
-            *(
-                self._ready(
-                    f"receiver:{name}:{at}",
-                    cpus.receiver_cpus,
-                    receiver.start.remote(routers, table),
-                )
-                for at, receiver in enumerate(receivers)
-            )
+        return name, actor, self._starter(name, cpus, actor)
+
+    def router(self, pipeline: str, number: int) -> Made[RouterActor]:
+        """A router of a pipeline."""
+        cpus = self.config.ray.router_cpus
+        name = f"router:{pipeline}:{number}"
+        batch = self.config.pipelines[pipeline].batch
+        settings = RouterSettings(
+            name=f"{pipeline}/{number}",
+            epoch=_epoch(),
+            batch_rows=batch.rows,
+            batch_bytes=batch.bytes,
         )
-        return PipelineActors(receivers, routers, handlers)
+        actor = self._make(RouterActor, name, cpus, settings)
+        return name, actor, self._starter(name, cpus, actor)
+
+    def receiver(
+        self, pipeline: str, number: int, brokers: Mapping[str, RemoteBroker]
+    ) -> Made[ReceiverActor]:
+        """A receiver of a pipeline."""
+        cpus = self.config.ray.receiver_cpus
+        name = f"receiver:{pipeline}:{number}"
+        queue = self.config.queues[QueueName(self.config.pipelines[pipeline].queue)]
+        broker = brokers.get(queue.connection)
+        actor = self._make(
+            ReceiverActor, name, cpus, self.config, pipeline, number, _epoch(), broker
+        )
+        return name, actor, self._starter(name, cpus, actor)
+
+    def _starter(self, name: str, cpus: float, actor: Any) -> Callable[..., Awaitable[Process]]:
+        def start(*given: Any) -> Awaitable[Process]:
+            return self._ready(name, cpus, actor.start.remote(*given))
+
+        return start
 
     def _make(self, cls: type[T], name: str, cpus: float, *arguments: Any) -> ActorProxy[T]:
         return (
@@ -189,11 +153,11 @@ class Topology:
             .remote(*arguments)
         )
 
-    async def _ready(self, name: str, cpus: float, call: Awaitable[Any]) -> None:
+    async def _ready(self, name: str, cpus: float, call: Awaitable[T]) -> T:
         """Wait for an actor's first answer; Ray waits for a place for ever without a word."""
         try:
             async with asyncio.timeout(self._limit):
-                await call
+                return await call
         except TimeoutError as error:
             free = ray.available_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
             raise Timeout(
@@ -202,3 +166,8 @@ class Topology:
             ) from error
         except (RayTaskError, RayActorError) as error:
             raise unwrap(error) from error
+
+
+def _epoch() -> int:
+    """A number that grows with each start of an actor: milliseconds since 1970."""
+    return int(SystemClock().now() * 1000)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
-from pipeline.errors import ValidationError
+from pipeline.errors import Closed, ValidationError
 
 
 class Kind(IntEnum):
@@ -21,6 +21,7 @@ class Kind(IntEnum):
     RETRY = 1
     DEAD_LETTER = 2
     RELEASED = 3
+    DIED = 4
 
 
 class Reason(StrEnum):
@@ -40,10 +41,11 @@ class Outcome:
 
     Args:
         row: its position in the call.
-        kind: retry (the handler failed, or what it needs can't be had), dead-letter, or released
-            (nobody handled it).
+        kind: retry (the handler failed, or what it needs can't be had), dead-letter, released
+            (nobody handled it), or died (it was in the hands of a process that died).
         delay: of a retry, seconds to wait.
-        counted: of a retry, whether it was an attempt of the handler.
+        counted: whether it was an attempt: of the handler, or, of one that died, whether it is
+            known to be the row that its process died of.
         reason: of a dead letter, the code.
         description: of a dead letter, the failure as compact JSON.
     """
@@ -64,11 +66,15 @@ class Part:
         completed: positions of completed rows.
         others: the outcomes of other rows.
         last: whether every row of the call has its outcome now.
+        void: the call never came and won't be let in any more: nobody handled its rows.
+        generation: of a router's answers, how many of its handlers have died.
     """
 
     completed: list[int] = field(default_factory=list)
     others: list[Outcome] = field(default_factory=list)
     last: bool = False
+    void: bool = False
+    generation: int = 0
 
 
 class OutcomeBook:
@@ -83,10 +89,12 @@ class OutcomeBook:
     __slots__ = (
         "_answered",
         "_first",
+        "_given",
+        "_next",
         "_pause",
         "_seen",
         "_timed",
-        "_waiter",
+        "_waiters",
         "open",
         "part",
         "rows",
@@ -100,8 +108,10 @@ class OutcomeBook:
         self._first = first
         self._seen = bytearray(rows)
         self._answered = asyncio.get_running_loop().time()
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
         self._timed = False
+        self._next = 0
+        self._given: Part | None = None
 
     def complete(self, rows: Iterable[int]) -> None:
         """These rows are completed."""
@@ -123,41 +133,67 @@ class OutcomeBook:
         self.part.others.append(outcome)
         self._note(1)
 
+    def ended(self, row: int) -> bool:
+        """Whether the row has its outcome."""
+        return bool(self._seen[row])
+
     def _note(self, count: int) -> None:
         self.open -= count
-        waiter = self._waiter
-        if not count or waiter is None or waiter.done():
+        if not count or not self._waiters:
             return
         loop = asyncio.get_running_loop()
         if not self.open or loop.time() >= self._answered + self._pause:
-            waiter.set_result(None)
+            _wake(self._waiters)
         elif not self._timed:
             self._timed = True
-            loop.call_at(self._answered + self._pause, _wake, waiter)
+            loop.call_at(self._answered + self._pause, _wake, self._waiters)
 
-    async def answer(self) -> Part:
-        """The next part: at the end, or when something is known and the pause is over."""
-        loop = asyncio.get_running_loop()
-        if self.open and not (self._known and loop.time() >= self._answered + self._pause):
-            self._waiter = loop.create_future()
+    async def answer(self, number: int) -> Part:
+        """The answer's next part: at the end, or when something is known and the pause is over.
+
+        Args:
+            number: 0 for the first part, then 1, 2 …; asked for again, as after an answer that was
+                lost, the last part given is the same.
+
+        Raises:
+            Closed: it is neither the next part nor the last one that was given.
+        """
+        if number == self._next and not (self._given is not None and self._given.last):
+            loop = asyncio.get_running_loop()
+            if self.open and not (self._known and loop.time() >= self._answered + self._pause):
+                await self._wait(loop)
+            if number == self._next:  # nobody else asked meanwhile
+                self._give(loop)
+        if self._given is None or number != self._next - 1:
+            raise Closed(f"part {number} of a call was asked for after part {self._next - 1}")
+        return self._given
+
+    async def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        waiter = loop.create_future()
+        self._waiters.append(waiter)
+        if len(self._waiters) == 1:
             self._timed = self._known
             if self._known:
-                loop.call_at(self._answered + self._pause, _wake, self._waiter)
+                loop.call_at(self._answered + self._pause, _wake, self._waiters)
             elif self._first is not None:
                 # The caller learns that the rows are running, and sends the next ones.
-                loop.call_at(self._answered + self._first, _wake, self._waiter)
-            await self._waiter
+                loop.call_at(self._answered + self._first, _wake, self._waiters)
+        await waiter
+
+    def _give(self, loop: asyncio.AbstractEventLoop) -> None:
         self._first = None
-        part, self.part = self.part, Part()
-        part.last = not self.open
+        self._given, self.part = self.part, Part()
+        self._given.last = not self.open
         self._answered = loop.time()
-        return part
+        self._waiters = []
+        self._next += 1
 
     @property
     def _known(self) -> bool:
         return bool(self.part.completed or self.part.others)
 
 
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+def _wake(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

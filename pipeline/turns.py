@@ -26,12 +26,17 @@ class Held:
         row: the ledger's number.
         batch: has a copy of it.
         place: at this position.
+        failures: attempts that failed during this delivery and that the handler can't know of, or
+            keeps no count of: without order all, with order the deaths of its process.
+        alone: whether it has to run with nothing beside it: a process died with it in hand.
     """
 
     sequence: int
     row: int
     batch: MessageBatch = field(compare=False)
     place: int = field(compare=False)
+    failures: int = field(default=0, compare=False)
+    alone: bool = field(default=False, compare=False)
 
 
 class Turns:

@@ -197,6 +197,7 @@ class Timeouts(Model):
         send: to send one batch.
         receive: to wait for the first message of a receive.
         start: for the actors to start, before the error that names what could not be had.
+        answer: that an actor may be silent, before it is ended and replaced.
 
     Example:
         >>> Timeouts().receive
@@ -207,6 +208,7 @@ class Timeouts(Model):
     send: SomeSeconds = 10.0
     receive: SomeSeconds = 30.0
     start: SomeSeconds = 60.0
+    answer: SomeSeconds = 30.0
 
 
 class Drain(Model):

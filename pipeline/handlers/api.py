@@ -65,6 +65,10 @@ class Outgoing(Protocol):
         """Raise `QueueNotFound`, `ValidationError` or `MessageTooLarge` when it can't be sent."""
 
 
+_TURNS = 4096
+"""How many turns of one possession of a session have fences of their own."""
+
+
 class Context:
     """What a handler may know and do beside its message.
 
@@ -82,14 +86,13 @@ class Context:
         ['audit']
     """
 
-    __slots__ = ("_batch", "_outgoing", "_row", "_signals", "attempt", "ended", "fence", "outbox")
+    __slots__ = ("_batch", "_outgoing", "_row", "_signals", "attempt", "ended", "outbox")
 
     def __init__(
         self,
         batch: MessageBatch,
         row: int,
         attempt: int,
-        fence: int,
         outgoing: Outgoing | None,
         signals: Signals,
     ) -> None:
@@ -98,7 +101,6 @@ class Context:
         self._outgoing = outgoing
         self._signals = signals
         self.attempt = attempt
-        self.fence = fence
         self.ended = False
         self.outbox: list[tuple[int, str, Message]] | None = None
 
@@ -108,6 +110,14 @@ class Context:
         return self._signals.delivery(self._batch, self._row)
 
     @property
+    def fence(self) -> int:
+        """A number that only grows for a session, with each possession and each retry of it."""
+        batch, row = self._batch, self._row
+        holding: int = batch.values("holding")[row]
+        turn: int = batch.values("turn")[row]
+        return holding * _TURNS + min(turn, _TURNS - 1)
+
+    @property
     def lock_lost(self) -> bool:
         """True once the lock ended: another receiver may already have the message."""
         return self._signals.lost(self._batch, self._row)
@@ -115,7 +125,7 @@ class Context:
     @property
     def stopping(self) -> bool:
         """True once the runtime asks the handler to end soon (drain, time-out)."""
-        return self._signals.stopping
+        return self._signals.stopping or self._signals.late()
 
     def end_session(self) -> None:
         """Delete the session's state when this message is committed; the next one starts anew."""
@@ -157,6 +167,8 @@ class Signals:
     def __init__(self, queue: QueueName | None = None) -> None:
         self.stopping = False
         self.queue = queue
+        self.late: Callable[[], bool] = lambda: False
+        """Whether what runs on this thread has been running for longer than it may."""
         self._lost: dict[str, int] = {}  # session, or id where there is none, to newest holding
 
     def delivery(self, batch: MessageBatch, row: int) -> Delivery:

@@ -43,6 +43,10 @@ class InvalidBody(Exception):
     """The body is not what the handler takes; the validation error is the cause."""
 
 
+class HandlerDied(Exception):
+    """The process that ran the message died of it, or had to be killed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a result that isn't success means.
@@ -93,6 +97,7 @@ class Runner:
         self.handler = handler
         self.signals = signals
         self.codec = None if handler.state is None else StateCodec(handler.state)
+        self.most_attempts = retry.max_attempts
         self._retry = retry
         self._exceptions = exceptions
         self._chance = chance

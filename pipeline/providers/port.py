@@ -343,9 +343,13 @@ class Provider(Protocol):
         """A new sending side; `QueueNotFound` when the service has no such queue."""
 
     async def receiver(
-        self, queue: str, *, partition: int = 0, dead_letters: bool = False
+        self, queue: str, *, partition: int = 0, dead_letters: bool = False, owner: str = ""
     ) -> Receiver:
-        """A new receiving lane, of the queue or of its dead-letter queue."""
+        """A new receiving lane, of the queue or of its dead-letter queue.
+
+        `owner` is who it is over all its starts: what a lane of the same owner still has in hand,
+        whose process is gone, is given back now where the service can, and else as its locks end.
+        """
 
     async def depth(self, queue: str) -> Depth:
         """How much it holds now."""

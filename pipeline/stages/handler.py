@@ -14,9 +14,10 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from itertools import count
+from threading import get_ident
+from typing import Any, TypeVar
 
-from pipeline.admission import Admission
 from pipeline.batch import MessageBatch
 from pipeline.clock import Clock
 from pipeline.config import Batch
@@ -26,7 +27,7 @@ from pipeline.handlers.run import Runner
 from pipeline.names import QueueName
 from pipeline.outcomes import Kind, Outcome, OutcomeBook, Part
 from pipeline.retry import RetryPolicy
-from pipeline.stages.calls import Header
+from pipeline.stages.calls import Header, Reception
 from pipeline.stages.outbox import Outbox, SendMany
 from pipeline.stages.stints import (
     Calls,
@@ -39,9 +40,14 @@ from pipeline.stages.stints import (
     whole_batch,
 )
 from pipeline.stages.workers import Hands, drive_async, drive_sync
-from pipeline.state.port import StateStore
+from pipeline.state.port import Change, StateStore
 
 _log = logging.getLogger("queue_runtime.handle")
+T = TypeVar("T")
+_STORE = RetryPolicy(3, 0.1, 10.0, 2.0)
+"""How long to wait between two questions to a store that does not work."""
+_GRACE = 10.0
+"""Seconds that a sync handler has after its time-out, before its process is ended (SPEC H6)."""
 PART = 0.05
 """Seconds of running after which known outcomes go back (DESIGN law 2)."""
 
@@ -75,6 +81,10 @@ class HandlerSettings:
     states: int = 50_000
 
 
+class _Draining(QueueError):
+    """The store does not work, and the runtime stops: what waits for it comes back."""
+
+
 class HandlerCore:
     """The core of `HandlerActor`.
 
@@ -106,8 +116,10 @@ class HandlerCore:
         self._store = store
         self._hands = hands
         self._monotonic = monotonic
+        self._clock = clock
         self._fatal = fatal
         self.signals = Signals(settings.queue)
+        self.signals.late = self._late
         self._runner = Runner(
             handler, settings.retry, settings.exceptions, self.signals, clock.random
         )
@@ -117,8 +129,7 @@ class HandlerCore:
         )
         self._outbox = Outbox(store, send, settings.retry, clock)
         self._by_session = settings.ordered or handler.state is not None
-        self._admission = Admission()
-        self._books: dict[tuple[str, int], OutcomeBook] = {}
+        self._reception = Reception(self._take_in)
         self._lanes: dict[str, Lane] = {}
         self._ready: deque[Lane] = deque()
         self._free = settings.concurrency if handler.asynchronous else settings.threads
@@ -128,7 +139,10 @@ class HandlerCore:
         self._tasks: list[asyncio.Task[None]] = []
         self._sends: set[asyncio.Task[None]] = set()
         self._running: set[asyncio.Task[None]] = set()
+        self._jobs: dict[int, tuple[float, list[Stint]]] = {}
         self.busy = 0
+        self.paused: str | None = None
+        """Why nothing begins or is committed for now: what the store said last."""
         self.counts = {
             "handled": 0,
             "failed": 0,
@@ -182,6 +196,28 @@ class HandlerCore:
             "sent": self._outbox.sent,
         }
 
+    def overdue(self) -> list[tuple[int, int]]:
+        """What a sync handler runs for so long that only its process's end can end it (SPEC H6).
+
+        Callable from any thread.
+
+        Returns:
+            (call, row) of each such row.
+        """
+        latest = self._monotonic() - self._settings.timeout - _GRACE
+        found = []
+        for began, stints in list(self._jobs.values()):
+            if began < latest:
+                found += [
+                    (run.number, row) for stint in stints for run, row in tuple(stint.running)
+                ]
+        return found
+
+    def _late(self) -> bool:
+        """Whether the job of the calling thread has been running for longer than it may."""
+        job = self._jobs.get(get_ident())
+        return job is not None and self._monotonic() - job[0] > self._settings.timeout
+
     async def states(self) -> dict[str, bytes]:
         """Every session's state as JSON."""
         return {key: state async for key, state in self._store.states()}
@@ -209,24 +245,11 @@ class HandlerCore:
 
     async def run(self, header: Header, batch: MessageBatch) -> Part:
         """Take the rows in; answer with the first outcomes."""
-        await self._admission.turn(header.caller, header.epoch, header.number)
-        book = OutcomeBook(len(batch), PART, first=PART)
-        self._note(header)
-        if len(batch):
-            self._books[header.caller, header.number] = book
-            self._take_in(Run(batch, book, header.source))
-        self._admission.advance(header.caller)
-        return await self._answer(header.caller, header.number, book)
+        return await self._reception.run(header, batch)
 
-    async def more(self, caller: str, number: int) -> Part:
+    async def more(self, caller: str, epoch: int, number: int, part: int) -> Part:
         """The next outcomes of a call that is still open."""
-        return await self._answer(caller, number, self._books[caller, number])
-
-    async def _answer(self, caller: str, number: int, book: OutcomeBook) -> Part:
-        part = await book.answer()
-        if part.last:
-            self._books.pop((caller, number), None)
-        return part
+        return await self._reception.more(caller, epoch, number, part)
 
     def _note(self, header: Header) -> None:
         for session, holding in header.lost:
@@ -238,7 +261,14 @@ class HandlerCore:
                 lane.stopped = False
                 self._forget(lane)
 
-    def _take_in(self, run: Run) -> None:
+    def _take_in(self, header: Header, batch: MessageBatch) -> OutcomeBook:
+        book = OutcomeBook(len(batch), PART, first=PART)
+        self._note(header)
+        if len(batch):
+            self._queue(Run(batch, book, header.source, header.number))
+        return book
+
+    def _queue(self, run: Run) -> None:
         self.counts["runs"] += 1
         if self._by_session:
             names, codes = run.batch.distinct("session")
@@ -314,7 +344,12 @@ class HandlerCore:
         return lanes
 
     async def _begin(self, lanes: list[Lane]) -> None:
-        records = await self._store.load([lane.key for lane in lanes])
+        keys = [lane.key for lane in lanes]
+        try:
+            records = await self._stored(lambda: self._store.load(keys))
+        except _Draining:
+            self._give_up(lanes)
+            return
         stints = [
             Stint(self._here, lane, record) for lane, record in zip(lanes, records, strict=True)
         ]
@@ -338,6 +373,40 @@ class HandlerCore:
             go_on = self._until()
             hands.on_thread(lambda: self._work_sync(stints, go_on))
 
+    async def _stored(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What the store answers, however long it takes until it works.
+
+        Raises:
+            _Draining: it does not work, and there is no more time to wait for it.
+        """
+        for attempt in count(1):
+            try:
+                answer = await ask()
+            except QueueError as error:
+                if not error.transient:
+                    raise
+                await self._pause(error, attempt)
+            else:
+                self.paused = None
+                break
+        return answer
+
+    async def _pause(self, error: QueueError, attempt: int) -> None:
+        """Wait before the store is asked again: rows in hand are kept, and renewed meanwhile."""
+        if self._here.draining:
+            raise _Draining(str(error)) from error
+        if self.paused is None:
+            _log.error("nothing is handled until the state store works again: %s", error)
+        self.paused = str(error)
+        await asyncio.sleep(_STORE.delay(min(attempt, 30), self._clock.random()))
+
+    def _give_up(self, lanes: list[Lane]) -> None:
+        """Nothing of these lanes can begin any more."""
+        for lane in lanes:
+            lane.busy = False
+            self._release_queue(lane)
+            self._forget(lane)
+
     def _until(self) -> Callable[[], bool]:
         monotonic = self._monotonic
         end = monotonic() + PART
@@ -358,10 +427,13 @@ class HandlerCore:
         self._do(stints, lambda: drive_sync(calls, self._runner.call))
 
     def _do(self, stints: list[Stint], work: Callable[[], None]) -> None:
+        thread = get_ident()
+        self._jobs[thread] = (self._monotonic(), stints)
         try:
             work()
         except BaseException as error:  # noqa: BLE001 - a thread's exception would vanish
             self._defect(error)
+        del self._jobs[thread]
         self._finish(stints, 1)
 
     def _spawn_all(self, jobs: list[tuple[list[Stint], Calls]]) -> None:
@@ -413,17 +485,12 @@ class HandlerCore:
             await self._commit(stints)
 
     async def _commit(self, stints: list[Stint]) -> None:
-        changed = [stint for stint in stints if not stint.change.empty]
-        answers: Sequence[QueueError | None]
-        try:
-            answers = await self._store.commit([stint.change for stint in changed])
-        except QueueError as error:
-            answers = [error] * len(changed)
-        refused = {id(stint): error for stint, error in zip(changed, answers, strict=True) if error}
+        changed = [stint.change for stint in stints if not stint.change.empty]
+        refused = await self._write(changed)
         for stint in stints:
-            for name, count in stint.counts.items():
-                self.counts[name] += count
-            refusal = refused.get(id(stint))
+            for name, number in stint.counts.items():
+                self.counts[name] += number
+            refusal = refused.get(stint.lane.key)
             if refusal is not None:
                 self._refuse(stint, refusal)
             elif stint.record.outbox or stint.change.outbox:
@@ -432,6 +499,28 @@ class HandlerCore:
                 task.add_done_callback(self._send_ended)
                 continue
             self._publish([stint])
+
+    async def _write(self, changes: list[Change]) -> dict[str, QueueError]:
+        """Commit changes; returns by key why one was refused."""
+        refused: dict[str, QueueError] = {}
+        left = changes
+
+        async def commit() -> None:
+            nonlocal left
+            answers = await self._store.commit(left)
+            told = list(zip(left, answers, strict=True))
+            left = [change for change, error in told if error is not None and error.transient]
+            again = [error for _, error in told if error is not None and error.transient]
+            refused.update({c.key: e for c, e in told if e is not None and not e.transient})
+            if again:
+                raise again[0]
+
+        try:
+            if left:
+                await self._stored(commit)
+        except QueueError as error:
+            refused.update((change.key, error) for change in left)
+        return refused
 
     def _send_ended(self, task: asyncio.Task[None]) -> None:
         self._sends.discard(task)

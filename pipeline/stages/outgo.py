@@ -8,34 +8,47 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from pipeline.batch import MessageBatch
 from pipeline.errors import ValidationError
-from pipeline.outcomes import Part
+from pipeline.outcomes import Kind, Outcome, Part
 from pipeline.slots import SlotTable
-from pipeline.stages.calls import Header, RunCalls, drive
+from pipeline.stages.calls import Line, RunCalls
 
 _NOTES = 256
 
 
 class Call:
-    """One call to a router.
+    """Rows on their way out: one call to a router, from before it is made to its last outcome.
 
     Args:
         router: which one.
         batch: its rows.
         rows: their numbers in the ledger.
+        alone: whether each of them is run with nothing beside it.
+        apply: told of each part of its outcomes.
     """
 
-    __slots__ = ("_batch", "_places", "open", "router", "rows")
+    __slots__ = ("_apply", "_batch", "_places", "_seen", "alone", "open", "router", "rows")
 
-    def __init__(self, router: int, batch: MessageBatch, rows: Sequence[int]) -> None:
+    def __init__(
+        self,
+        router: int,
+        batch: MessageBatch,
+        rows: Sequence[int],
+        alone: bool,
+        apply: Callable[[Call, Part], None],
+    ) -> None:
         self.router = router
         self.rows = rows
+        self.alone = alone
         self.open = len(rows)
+        self._apply = apply
         self._batch = batch
         self._places: dict[int, int] | None = None
+        self._seen = bytearray(len(rows))
 
     def copy(self, positions: Sequence[int]) -> MessageBatch:
         """Copies of the rows at these positions."""
@@ -43,12 +56,40 @@ class Call:
             return self._batch.take(positions)
         return self._batch.take([self._places[at] for at in positions])
 
-    def shrink(self, missing: Callable[[], list[int]]) -> None:
-        """Once three quarters have ended, keep only the rest: a slow row must not pin a batch."""
+    def apply(self, part: Part) -> None:
+        """Some outcomes came."""
+        if part.void:
+            self.release()
+            return
+        seen = self._seen
+        for row in (*part.completed, *(outcome.row for outcome in part.others)):
+            if seen[row]:
+                raise ValidationError("outcome", "must come once a row", row)
+            seen[row] = 1
+        self.open -= len(part.completed) + len(part.others)
+        if part.last and self.open:
+            raise ValidationError("outcome", "must come for every row; missing", self.open)
+        self._apply(self, part)
+        # Once three quarters have ended, keep only the rest: a slow row must not pin a batch.
         if self.open and self.open * 4 <= len(self._batch):
-            left = missing()
+            left = self._left()
             self._batch = self.copy(left)
             self._places = {at: place for place, at in enumerate(left)}
+
+    def died(self) -> None:
+        """The router is dead: its rows come back.
+
+        Its handlers are not: what they still run of these rows, they run before anything that is
+        sent to them from now on, and find in their record when it comes again.
+        """
+        self.release()
+
+    def release(self) -> None:
+        """Nobody will answer for the rows that are open: they come back."""
+        self.apply(Part(others=[Outcome(row, Kind.RELEASED) for row in self._left()], last=True))
+
+    def _left(self) -> list[int]:
+        return [row for row, done in enumerate(self._seen) if not done]
 
 
 class Identity(Protocol):
@@ -72,7 +113,8 @@ class Outgo:
         routers: by number.
         table: who owns which slot.
         apply: told of each part of a call's outcomes.
-        fatal: told of a call whose outcome can't be known.
+        changed: told of a router of whose handlers one has died.
+        fatal: told of an error after which rows may have no outcome.
     """
 
     def __init__(
@@ -82,32 +124,32 @@ class Outgo:
         routers: Sequence[RunCalls],
         table: SlotTable,
         apply: Callable[[Call, Part], None],
+        changed: Callable[[int], None],
         fatal: Callable[[BaseException], None],
     ) -> None:
-        self._identity = identity
         self._origin = origin
-        self._routers = routers
         self._table = table
-        self._apply = apply
-        self._fatal = fatal
-        self._numbers = [0] * len(routers)
-        self._closed: list[list[tuple[str, int]]] = [[] for _ in routers]
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._apply_part = apply
+        self._changed = changed
+        self._line = partial(Line, identity.name, identity.epoch, fatal=fatal)
+        self._ways = [_Way(self._line(calls=calls)) for calls in routers]
+        self._stopped = False
 
-    def send(self, batch: MessageBatch, rows: Sequence[int]) -> None:
+    def send(self, batch: MessageBatch, rows: Sequence[int], *, alone: bool = False) -> None:
         """Send rows, each to the router that owns its session."""
-        if len(self._routers) == 1:
-            self._call(0, batch, rows)
+        if len(self._ways) == 1:
+            self._call(Call(0, batch, rows, alone, self._apply), batch)
             return
         for router, (places, part) in batch.split(self._owners(batch)).items():
-            self._call(router, part, [rows[at] for at in places])
+            mine = [rows[at] for at in places]
+            self._call(Call(router, part, mine, alone, self._apply), part)
 
     def close_turns(self, session: str, holding: int) -> None:
         """The session's turns are over: who kept a stop for them may forget it."""
-        router = self._table.router_of(session)
-        self._closed[router].append((session, holding))
-        if len(self._closed[router]) >= _NOTES:
-            self._call(router, MessageBatch.empty(), [])
+        way = self._ways[self._table.router_of(session)]
+        way.closed.append((session, holding))
+        if len(way.closed) >= _NOTES:
+            self._note(way)
 
     def lose(self, key: str, holding: int) -> None:
         """A lock ended: tell everybody who may have rows of it, at once.
@@ -116,62 +158,106 @@ class Outgo:
             key: the session, or where there is none the message's id.
             holding: rows of this one and of older ones are lost.
         """
-        for router in range(len(self._routers)):
-            self._call(router, MessageBatch.empty(), [], lost=((key, holding),))
+        for way in self._ways:
+            way.lost.append((key, holding))
+            self._note(way)
+
+    async def join(self, router: int, calls: RunCalls) -> None:
+        """A new router took the place of one that is dead, or will be found to be.
+
+        What waited for it comes back first: its turn may have ended with the old router's answers.
+        """
+        way = self._ways[router]
+        await way.line.close()
+        way.line = self._line(calls=calls)
+        way.generation = 0
+        waiting, way.waiting = way.waiting, []
+        for call in waiting:
+            call.release()
+        if way.closed or way.lost:
+            self._note(way)
+
+    def stop(self) -> None:
+        """From here on nothing waits for a new router: what can't be sent comes back."""
+        self._stopped = True
+        for way in self._ways:
+            waiting, way.waiting = way.waiting, []
+            for call in waiting:
+                call.release()
 
     async def close(self, *, abandon: bool = False) -> None:
         """Wait for the calls that are open, or abandon them: their handlers are gone."""
-        if abandon:
-            for task in self._tasks:
-                task.cancel()
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
+        for way in self._ways:
+            await way.line.close(abandon=abandon)
 
     def _owners(self, batch: MessageBatch) -> list[int]:
         names, codes = batch.distinct("session")
         table = self._table
         owners = [-1 if name is None else table.router_of(name) for name in names]
-        count = len(self._routers)
+        count = len(self._ways)
         return [at % count if owners[code] < 0 else owners[code] for at, code in enumerate(codes)]
 
-    def _call(
-        self,
-        router: int,
-        batch: MessageBatch,
-        rows: Sequence[int],
-        lost: tuple[tuple[str, int], ...] = (),
-    ) -> None:
-        self._numbers[router] += 1
-        closed, self._closed[router] = tuple(self._closed[router]), []
-        header = Header(
-            self._identity.name,
-            self._identity.epoch,
-            self._numbers[router],
-            self._origin,
-            closed,
-            lost,
+    def _apply(self, call: Call, part: Part) -> None:
+        way = self._ways[call.router]
+        if part.generation > way.generation:
+            way.generation = part.generation
+            self._changed(call.router)
+        self._apply_part(call, part)
+
+    def _call(self, call: Call, batch: MessageBatch) -> None:
+        way = self._ways[call.router]
+        if not way.line.dead:
+            way.call(batch, call, self._origin)
+        elif self._stopped:
+            asyncio.get_running_loop().call_soon(call.release)
+        else:
+            way.waiting.append(call)
+
+    def _note(self, way: _Way) -> None:
+        """Tell a router what it has to know without rows; a dead one's follower hears it."""
+        if not way.line.dead:
+            way.call(MessageBatch.empty(), _NO_ROWS, self._origin)
+
+
+class _Way:
+    """The way to one router.
+
+    Args:
+        line: to the router that is there now.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.closed: list[tuple[str, int]] = []
+        self.lost: list[tuple[str, int]] = []
+        self.waiting: list[Call] = []
+        self.generation = 0
+
+    def call(self, batch: MessageBatch, pending: Call | _NoRows, origin: str) -> None:
+        """Make a call; the notes that are due go with it."""
+        closed, self.closed = tuple(self.closed), []
+        lost, self.lost = tuple(self.lost), []
+        self.line.call(
+            batch,
+            pending,
+            source=origin,
+            closed=closed,
+            lost=lost,
+            alone=pending.alone,
+            generation=self.generation,
         )
-        task = asyncio.ensure_future(self._drive(Call(router, batch, rows), header, batch))
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
 
-    async def _drive(self, call: Call, header: Header, batch: MessageBatch) -> None:
-        seen = bytearray(len(call.rows))
 
-        def apply(part: Part) -> None:
-            for row in (*part.completed, *(outcome.row for outcome in part.others)):
-                if seen[row]:
-                    raise ValidationError("outcome", "must come once a row", row)
-                seen[row] = 1
-            call.open -= len(part.completed) + len(part.others)
-            if part.last and call.open:
-                raise ValidationError("outcome", "must come for every row; missing", call.open)
-            self._apply(call, part)
-            call.shrink(lambda: [row for row, done in enumerate(seen) if not done])
+class _NoRows:
+    """A call that only brings notes; one that is lost with its router costs nothing."""
 
-        await drive(self._routers[call.router], header, batch, apply)
+    alone = False
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fatal(error)
+    def apply(self, part: Part) -> None:
+        """There are no outcomes."""
+
+    def died(self) -> None:
+        """There are no rows."""
+
+
+_NO_ROWS = _NoRows()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.batch import MessageBatch
 from pipeline.clock import Clock
@@ -114,7 +114,10 @@ class ReceiverCore:
             capabilities.session_idle,
             settings.busy,
         )
-        self._outgo = Outgo(settings, origin, routers, table, self._apply, fatal)
+        self._table = table
+        self._outgo = Outgo(
+            settings, origin, routers, table, self._apply, self._router_changed, fatal
+        )
         self._again = Again(self._ledger, self.held, self._outgo.send, self._lost)
         self._settler = Settler(source, self, settings.retry, clock)
         self._locks = Locks(source, self._ledger, self._holdings, self._lose, self._lose_row)
@@ -146,11 +149,16 @@ class ReceiverCore:
         if self._fetching is not None and not self._fetching.done():
             self._fetching.cancel()
             await asyncio.wait([self._fetching])
+        self._outgo.stop()
         for turns in self._holdings:
             self._advance(turns)
         rows = [row for row in self._again.take() if self._ledger.settle(row)]
         if rows:
             self._settler.release(rows)
+
+    async def join(self, router: int, calls: RunCalls) -> None:
+        """A new router took the place of a dead one: what waits for it goes on its way again."""
+        await self._outgo.join(router, calls)
 
     async def idle(self) -> None:
         """Return when nothing is in hand."""
@@ -362,7 +370,7 @@ class ReceiverCore:
 
     def _apply_others(self, call: Call, others: list[Outcome], touched: set[Turns]) -> None:
         copy = call.copy([outcome.row for outcome in others])
-        sequences = copy.values("sequence")
+        sequences, failures = copy.values("sequence"), copy.values("failures")
         dead: list[tuple[int, DeadLetter]] = []
         for place, outcome in enumerate(others):
             row = call.rows[outcome.row]
@@ -377,11 +385,20 @@ class ReceiverCore:
                 if turns is not None:
                     turns.dispose()
                     self._holdings.measure(turns)
-            elif turns is not None:
-                self._keep(Held(sequences[place], row, copy, place), turns, outcome)
-                touched.add(turns)
             else:
-                self._keep_alone(Held(sequences[place], row, copy, place), outcome)
+                held = Held(
+                    sequences[place],
+                    row,
+                    copy,
+                    place,
+                    failures[place] + (outcome.kind is Kind.DIED and outcome.counted),
+                    outcome.kind is Kind.DIED or (call.alone and outcome.kind is Kind.RELEASED),
+                )
+                if turns is None:
+                    self._keep_alone(held, outcome)
+                else:
+                    self._keep(held, turns, outcome)
+                    touched.add(turns)
         if dead:
             self._settler.dead_letter([row for row, _ in dead], [why for _, why in dead])
 
@@ -407,8 +424,9 @@ class ReceiverCore:
             else:
                 self._settler.release([held.row])
             return
-        failures: int = held.batch.values("failures")[held.place]
-        self._again.later(held, outcome.delay, failures + failed)
+        if failed:
+            held = replace(held, failures=held.failures + 1)
+        self._again.later(held, outcome.delay)
 
     def _advance(self, turns: Turns) -> None:
         """Do what is due about a stopped session, or come back when it is."""
@@ -431,6 +449,16 @@ class ReceiverCore:
             self._again.now(held, turns.turn)
             if not turns.held and not self._holdings.native:
                 self._drop(turns)
+
+    def _router_changed(self, router: int) -> None:
+        """One of the router's handlers died, and with it the memory of the turns it had stopped.
+
+        No session goes on in a turn of which anything is out there: what comes back decides.
+        """
+        for turns in self._holdings:
+            if turns.out and self._table.router_of(turns.session) == router:
+                turns.stopped = True
+                self._holdings.measure(turns)
 
     # ---------------------------------------------------------------- giving back
 

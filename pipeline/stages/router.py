@@ -1,24 +1,24 @@
 """The router: session to handler, sticky; rows grow into large batches while a handler is busy.
 
 It owns what is in flight between its receivers and its handlers, in order, and matches every
-outcome to the call its row came with. It decides one thing about a row: one of an older holding is
-refused when a newer one of its session has come (DESIGN law 3 e).
+outcome to the call its row came with. It decides two things about a row: one of an older holding is
+refused when a newer one of its session has come (DESIGN law 3 e), and so is one that was sent
+before its receiver knew that a handler has died: the turns that handler had stopped died with it.
 """
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from pipeline.admission import Admission
 from pipeline.batch import MessageBatch
 from pipeline.errors import ValidationError
 from pipeline.outcomes import Kind, Outcome, OutcomeBook, Part
 from pipeline.slots import SlotTable
-from pipeline.stages.calls import Header, RunCalls, drive
+from pipeline.stages.calls import Header, Line, Reception, RunCalls
 
 _UNANSWERED = 2
 """Runs a handler may have without a first answer: one it works on, one that waits for it."""
@@ -49,12 +49,17 @@ class _Fragment:
     places: Sequence[int]
     batch: MessageBatch
     source: str
+    alone: bool = False
+
+    def take(self, rows: Sequence[int]) -> _Fragment:
+        """Some of the rows."""
+        places = [self.places[at] for at in rows]
+        return _Fragment(self.book, places, self.batch.take(rows), self.source, self.alone)
 
     def without(self, rows: Sequence[int]) -> _Fragment:
+        """All rows but some."""
         gone = set(rows)
-        left = [at for at in range(len(self.places)) if at not in gone]
-        places = [self.places[at] for at in left]
-        return _Fragment(self.book, places, self.batch.take(left), self.source)
+        return self.take([at for at in range(len(self.places)) if at not in gone])
 
 
 class RouterCore:
@@ -64,7 +69,7 @@ class RouterCore:
         settings: what it is configured with.
         handlers: by number; those this router owns.
         table: who owns which slot.
-        fatal: told of a call whose outcome can't be known.
+        fatal: told of an error after which rows may have no outcome.
     """
 
     def __init__(
@@ -76,29 +81,35 @@ class RouterCore:
     ) -> None:
         self._table = table
         self._own = sorted(handlers)
-        self._ways = {number: _Way(settings, calls, fatal) for number, calls in handlers.items()}
-        self._admission = Admission()
-        self._books: dict[tuple[str, int], OutcomeBook] = {}
-        self._draining = False
+        line = partial(Line, settings.name, settings.epoch, fatal=fatal)
+        self._ways = {
+            number: _Way(settings, line, calls, self._handler_died)
+            for number, calls in handlers.items()
+        }
+        self._reception = Reception(self._take_in)
+        self._generation = 0
         self.counts = {"calls": 0, "rows": 0}
 
     async def run(self, header: Header, batch: MessageBatch) -> Part:
         """Take the rows in; answer with the first outcomes."""
-        await self._admission.turn(header.caller, header.epoch, header.number)
-        book = OutcomeBook(len(batch), 0.0)
-        self.counts["calls"] += 1
-        self.counts["rows"] += len(batch)
-        self._pass_notes(header)
-        if len(batch):
-            self._books[header.caller, header.number] = book
-            for number, (places, rows) in batch.split(self._owners(batch)).items():
-                self._ways[number].add(_Fragment(book, places, rows, header.source))
-        self._admission.advance(header.caller)
-        return await self._answer(header.caller, header.number, book)
+        return self._stamped(await self._reception.run(header, batch))
 
-    async def more(self, caller: str, number: int) -> Part:
+    async def more(self, caller: str, epoch: int, number: int, part: int) -> Part:
         """The next outcomes of a call that is still open."""
-        return await self._answer(caller, number, self._books[caller, number])
+        return self._stamped(await self._reception.more(caller, epoch, number, part))
+
+    async def join(self, handler: int, calls: RunCalls) -> None:
+        """A new handler took the place of one that is dead, or will be found to be."""
+        await self._ways[handler].join(calls)
+
+    def overdue(self, handler: int, rows: Sequence[tuple[int, int]]) -> None:
+        """A handler is about to be killed for these rows, which have run for too long.
+
+        Args:
+            handler: its number.
+            rows: (call, row) of each: they, and no others, have failed when it has died.
+        """
+        self._ways[handler].overdue.update(rows)
 
     async def drain(self) -> None:
         """Drain 2: what has not gone to a handler comes back."""
@@ -115,15 +126,29 @@ class RouterCore:
         ways = self._ways.values()
         return self.counts | {
             "waiting": sum(way.waiting for way in ways),
-            "runs": sum(way.number for way in ways),
+            "runs": sum(way.runs for way in ways),
             "run_rows": sum(way.rows for way in ways),
         }
 
-    async def _answer(self, caller: str, number: int, book: OutcomeBook) -> Part:
-        part = await book.answer()
-        if part.last:
-            self._books.pop((caller, number), None)
+    def _stamped(self, part: Part) -> Part:
+        part.generation = self._generation
         return part
+
+    def _handler_died(self) -> None:
+        self._generation += 1
+
+    def _take_in(self, header: Header, batch: MessageBatch) -> OutcomeBook:
+        book = OutcomeBook(len(batch), 0.0)
+        self.counts["calls"] += 1
+        self.counts["rows"] += len(batch)
+        self._pass_notes(header)
+        whole = _Fragment(book, range(len(batch)), batch, header.source, header.alone)
+        if header.generation < self._generation:
+            _release(whole)
+        elif len(batch):
+            for number, (places, rows) in batch.split(self._owners(batch)).items():
+                self._ways[number].add(_Fragment(book, places, rows, header.source, header.alone))
+        return book
 
     def _owners(self, batch: MessageBatch) -> list[int]:
         names, codes = batch.distinct("session")
@@ -144,28 +169,44 @@ class RouterCore:
 
 
 class _Way:
-    """The way to one handler: what waits for it, and what it has."""
+    """The way to one handler: what waits for it, and what it has.
+
+    Args:
+        settings: the router's.
+        line: makes a line to a handler.
+        calls: the handler that is there now.
+        died: told once of each handler that died.
+    """
 
     def __init__(
-        self, settings: RouterSettings, calls: RunCalls, fatal: Callable[[BaseException], None]
+        self,
+        settings: RouterSettings,
+        line: Callable[..., Line],
+        calls: RunCalls,
+        died: Callable[[], None],
     ) -> None:
         self._settings = settings
-        self._calls = calls
-        self._fatal = fatal
+        self._new_line = line
+        self._line = line(calls=calls)
+        self._died = died
+        self._known_dead = False
         self._fragments: deque[_Fragment] = deque()
         self._newest: dict[str, int] = {}
         self._unanswered = 0
+        self._running: set[_Sent] = set()
         self._draining = False
-        self._tasks: set[asyncio.Task[None]] = set()
         self.closed: list[tuple[str, int]] = []
+        self.overdue: set[tuple[int, int]] = set()
+        self.sole = False
+        """The handler died with one row in its hands."""
         self.waiting = 0
-        self.number = 0
+        self.runs = 0
         self.rows = 0
 
     def add(self, fragment: _Fragment) -> None:
         """Rows have come for this handler."""
         if self._draining:
-            _release(fragment, range(len(fragment.places)))
+            _release(fragment)
             return
         if self._fragments:
             self._refuse_older(fragment)
@@ -175,20 +216,49 @@ class _Way:
 
     def lose(self, lost: tuple[tuple[str, int], ...]) -> None:
         """Locks ended: the handler is told at once, whatever it has."""
-        self._send([], lost)
+        if not self._line.dead:
+            self._send(_Sent([], self), MessageBatch.empty(), "", lost)
+
+    async def join(self, calls: RunCalls) -> None:
+        """A new handler is there: once nothing of the old one is open, it gets what waits."""
+        await self._line.close()
+        self._line = self._new_line(calls=calls)
+        self._known_dead = False
+        self.overdue.clear()
+        self._pump()
 
     def drain(self) -> None:
         """What has not gone out comes back; so does all that comes from now on."""
         self._draining = True
-        while self._fragments:
-            fragment = self._fragments.popleft()
-            _release(fragment, range(len(fragment.places)))
-        self.waiting = 0
+        self._release_all()
 
     async def close(self) -> None:
         """Wait for the runs that are open."""
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
+        await self._line.close()
+
+    def dead(self) -> None:
+        """The handler died: what waits for it comes back, as its turn may have been stopped."""
+        if not self._known_dead:
+            self._known_dead = True
+            self.sole = sum(sent.open for sent in self._running) == 1
+            self._died()
+            self._release_all()
+
+    def answered(self) -> None:
+        """A run has its first answer: the next one may go."""
+        self._unanswered -= 1
+        self._pump()
+
+    def ended(self, sent: _Sent) -> None:
+        """A run is over."""
+        self._running.discard(sent)
+        self._pump()
+
+    def _release_all(self) -> None:
+        while self._fragments:
+            _release(self._fragments.popleft())
+        self._newest.clear()
+        self.waiting = 0
 
     def _refuse_older(self, fragment: _Fragment) -> None:
         """Rows that wait here and belong to an older holding than the same session's new rows."""
@@ -215,7 +285,7 @@ class _Way:
                 if session in older and held[row] < fresh[session]
             ]
             if gone:
-                _release(waiting, gone)
+                _release(waiting.take(gone))
                 self.waiting -= len(gone)
                 self._fragments[at] = waiting.without(gone)
         self._fragments = deque(one for one in self._fragments if one.places)
@@ -229,71 +299,89 @@ class _Way:
 
     def _pump(self) -> None:
         """Send what waits while the handler answers; what it can't take yet grows into one run."""
-        while self._fragments and self._unanswered < _UNANSWERED:
-            source = self._fragments[0].source
-            run: list[_Fragment] = []
-            rows = size = 0
-            while self._fragments and self._fragments[0].source == source:
-                fragment = self._fragments[0]
-                size += fragment.batch.nbytes
-                full = rows + len(fragment.places) > self._settings.batch_rows
-                if run and (full or size > self._settings.batch_bytes):
-                    break
-                run.append(self._fragments.popleft())
-                rows += len(fragment.places)
-            self.waiting -= rows
-            self._send(run, ())
+        while self._fragments and self._may_send():
+            run = self._next_alone() if self._fragments[0].alone else self._next_run()
+            batch = MessageBatch.concat([one.batch for one in run])
+            self.waiting -= len(batch)
+            self.runs += 1
+            self.rows += len(batch)
+            self._unanswered += 1
+            sent = _Sent(run, self)
+            self._running.add(sent)
+            self._send(sent, batch, run[0].source, ())
         if not self._fragments:
             self._newest.clear()
 
-    def _send(self, run: list[_Fragment], lost: tuple[tuple[str, int], ...]) -> None:
-        self.number += 1
+    def _may_send(self) -> bool:
+        if self._line.dead or self._unanswered >= _UNANSWERED:
+            return False
+        if self._fragments[0].alone:
+            return not self._running
+        return not any(sent.alone for sent in self._running)
+
+    def _next_alone(self) -> list[_Fragment]:
+        """One row: if the process dies, it is known of which."""
+        fragment = self._fragments[0]
+        if len(fragment.places) == 1:
+            return [self._fragments.popleft()]
+        self._fragments[0] = fragment.without([0])
+        return [fragment.take([0])]
+
+    def _next_run(self) -> list[_Fragment]:
+        """As many as go together."""
+        source = self._fragments[0].source
+        run: list[_Fragment] = []
+        rows = size = 0
+        while self._fragments:
+            fragment = self._fragments[0]
+            size += fragment.batch.nbytes
+            full = rows + len(fragment.places) > self._settings.batch_rows
+            if run and (full or size > self._settings.batch_bytes):
+                break
+            if fragment.source != source or fragment.alone:
+                break
+            run.append(self._fragments.popleft())
+            rows += len(fragment.places)
+        return run
+
+    def _send(
+        self,
+        sent: _Sent,
+        batch: MessageBatch,
+        source: str,
+        lost: tuple[tuple[str, int], ...],
+    ) -> None:
         closed, self.closed = tuple(self.closed), []
-        source = run[0].source if run else ""
-        settings = self._settings
-        header = Header(settings.name, settings.epoch, self.number, source, closed, lost)
-        batch = MessageBatch.concat([one.batch for one in run]) if run else MessageBatch.empty()
-        self.rows += len(batch)
-        books = _Books([(one.book, one.places) for one in run])
-        if run:
-            self._unanswered += 1
-        task = asyncio.ensure_future(drive(self._calls, header, batch, self._applier(books)))
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _applier(self, books: _Books) -> Callable[[Part], None]:
-        waits = bool(books.rows)
-
-        def apply(part: Part) -> None:
-            nonlocal waits
-            books.apply(part)
-            if waits:
-                waits = False
-                self._unanswered -= 1
-                self._pump()
-
-        return apply
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fatal(error)
+        self._line.call(batch, sent, source=source, closed=closed, lost=lost, alone=sent.alone)
+        sent.number = self._line.number
 
 
-class _Books:
-    """Which call, and which row of it, each row of a run came with."""
+class _Sent:
+    """A run at a handler: which call, and which row of it, each of its rows came with.
 
-    def __init__(self, parts: Sequence[tuple[OutcomeBook, Sequence[int]]]) -> None:
-        self._parts = parts
+    Args:
+        run: the rows, by the calls they came with; none: the run only brings notes.
+        way: the way it was sent.
+    """
+
+    def __init__(self, run: Sequence[_Fragment], way: _Way) -> None:
+        self._way = way
+        self._parts = [(one.book, one.places) for one in run]
         self._starts: list[int] = []
-        self.rows = 0
-        for _, places in parts:
-            self._starts.append(self.rows)
-            self.rows += len(places)
-        self._open = self.rows
+        self._rows = 0
+        for _, places in self._parts:
+            self._starts.append(self._rows)
+            self._rows += len(places)
+        self.open = self._rows
+        self._waits = bool(run)
+        self.alone = bool(run) and run[0].alone
+        self.number = 0
 
     def apply(self, part: Part) -> None:
-        """Note a handler's outcomes in the books of the calls."""
+        """Note the handler's outcomes in the books of the calls."""
+        if part.void:
+            self._end_open(lambda row: Outcome(row, Kind.RELEASED))
+            return
         starts, parts = self._starts, self._parts
         if len(parts) == 1:
             book, places = parts[0]
@@ -307,13 +395,48 @@ class _Books:
                 if rows:
                     parts[at][0].complete(rows)
         for outcome in part.others:
-            at = bisect_right(starts, outcome.row) - 1
-            book, places = parts[at]
-            place = places[outcome.row - starts[at]]
+            book, place = self._find(outcome.row)
             book.end(_moved(outcome, place))
-        self._open -= len(part.completed) + len(part.others)
-        if part.last and self._open:
-            raise ValidationError("outcome", "must come for every row; missing", self._open)
+        self.open -= len(part.completed) + len(part.others)
+        if part.last and self.open:
+            raise ValidationError("outcome", "must come for every row; missing", self.open)
+        self._go_on(last=part.last)
+
+    def died(self) -> None:
+        """The handler is dead: which of its rows it died of is known, or will be found out."""
+        way = self._way
+        way.dead()
+        sure = self.alone or way.sole or len(way.overdue) == 1
+
+        def outcome(row: int) -> Outcome:
+            if way.overdue and (self.number, row) not in way.overdue:
+                return Outcome(row, Kind.RELEASED)
+            return Outcome(row, Kind.DIED, counted=sure)
+
+        self._end_open(outcome)
+
+    def _end_open(self, outcome: Callable[[int], Outcome]) -> None:
+        for row in range(self._rows):
+            book, place = self._find(row)
+            if not book.ended(place):
+                book.end(_moved(outcome(row), place))
+        self.open = 0
+        self._go_on(last=True)
+
+    def _find(self, row: int) -> tuple[OutcomeBook, int]:
+        at = bisect_right(self._starts, row) - 1
+        book, places = self._parts[at]
+        return book, places[row - self._starts[at]]
+
+    def _go_on(self, *, last: bool) -> None:
+        """Let the way know, once, that the handler has answered, and once that the run is over."""
+        if not self._rows:
+            return
+        if self._waits:
+            self._waits = False
+            self._way.answered()
+        if last:
+            self._way.ended(self)
 
 
 def _moved(outcome: Outcome, row: int) -> Outcome:
@@ -322,6 +445,6 @@ def _moved(outcome: Outcome, row: int) -> Outcome:
     )
 
 
-def _release(fragment: _Fragment, rows: Sequence[int]) -> None:
-    for row in rows:
-        fragment.book.end(Outcome(fragment.places[row], Kind.RELEASED))
+def _release(fragment: _Fragment) -> None:
+    for place in fragment.places:
+        fragment.book.end(Outcome(place, Kind.RELEASED))

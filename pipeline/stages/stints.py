@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from pipeline.batch import MessageBatch
 from pipeline.errors import SerializationError, ValidationError
 from pipeline.handlers.api import Context, Outgoing, Reject, Retry, States
-from pipeline.handlers.run import Raised, Runner, StateCodec, Verdict
+from pipeline.handlers.run import HandlerDied, Raised, Runner, StateCodec, Verdict
 from pipeline.message import Message, to_row
 from pipeline.outcomes import Kind, Outcome, OutcomeBook
 from pipeline.state.port import Change, Failure, Pending, SessionRecord
@@ -33,18 +33,23 @@ class Run:
         "below",
         "book",
         "counts",
+        "died",
         "failures",
         "holdings",
         "ids",
+        "number",
         "sequences",
         "source",
         "turns",
     )
 
-    def __init__(self, batch: MessageBatch, book: OutcomeBook, source: str) -> None:
+    def __init__(
+        self, batch: MessageBatch, book: OutcomeBook, source: str, number: int = 0
+    ) -> None:
         self.batch = batch
         self.book = book
         self.source = source
+        self.number = number
         self.ids = batch.provider_ids()
         self.sequences = batch.values("sequence")
         self.holdings = batch.values("holding")
@@ -52,6 +57,7 @@ class Run:
         self.below = batch.values("settled_below")
         self.counts = batch.values("delivery_count")
         self.failures = batch.values("failures")
+        self.died = any(self.failures)
 
 
 Place = tuple[Run, int]
@@ -77,11 +83,13 @@ class Lane:
         self.stopped = False
 
     def enter(self, run: Run, row: int) -> bool:
-        """Whether a row may begin: no newer holding waits behind it, its turn goes on or is new."""
+        """Whether a row may begin: no newer turn waits behind it, and its own goes on or is new."""
         holding, turn = run.holdings[row], run.turns[row]
         if self.queue:
             last, at = self.queue[-1]
-            if last.holdings[at] > holding:
+            if last.holdings[at] > holding or (
+                last.turns[at] > turn and last.holdings[at] == holding
+            ):
                 return False
         if turn == self.turn and holding == self.holding:
             return not self.stopped
@@ -128,6 +136,7 @@ class Stint:
         "others",
         "record",
         "record_version",
+        "running",
         "state",
         "top",
     )
@@ -141,6 +150,8 @@ class Stint:
         self.completed: list[Place] = []
         self.others: list[tuple[Run, Outcome]] = []
         self.counts = {"handled": 0, "failed": 0, "repeats": 0}
+        self.running: Sequence[Place] = ()
+        """The rows that the user's code has now."""
         self.top = math.inf
         """No sequence above it was applied; known once a row was looked up in the record."""
         self.data = record.state
@@ -162,12 +173,14 @@ class Stint:
             self.others.append((run, Outcome(row, Kind.RELEASED)))
             return False
         sequence = run.sequences[row]
-        if sequence > self.top and run.source == self.change.source:
+        if sequence > self.top and run.source == self.change.source and not run.died:
             return True
         message = (sequence, run.ids[row])
         if self.record.has(run.source, message) or self._handled(run, message):
             self.counts["repeats"] += 1
             self.completed.append((run, row))
+            return False
+        if run.died and self._died(run, row):
             return False
         failure = self.record.failure
         if failure is not None and (failure.sequence, failure.id) == message:
@@ -197,6 +210,32 @@ class Stint:
         self._stop()
         self.others.append((run, outcome))
         return False
+
+    def _died(self, run: Run, row: int) -> bool:
+        """Whether a process died of the row and that was not counted yet; now it is (SPEC H5)."""
+        here = self._here
+        attempt = self.attempt(run, row) - 1
+        if here.ordered:
+            new = run.failures[row] - self._deaths(run, row)
+            if new < 1:
+                return False
+            attempt += new
+        elif attempt < here.runner.most_attempts:
+            # The provider's count and the deaths are all there is: past the last attempt, it ends.
+            return False
+        died = HandlerDied(
+            "the handler's process ended while it ran this message: it crashed, was killed, or the "
+            "message took longer than the pipeline's `timeout`"
+        )
+        self.failure(run, row, here.runner.failed(died, attempt), attempt)
+        return True
+
+    def _deaths(self, run: Run, row: int) -> int:
+        """Of the row's failures during this delivery, how many its record knows."""
+        failure = self.record.failure
+        if failure is None or (failure.sequence, failure.id) != (run.sequences[row], run.ids[row]):
+            return 0
+        return failure.deaths if failure.holding == run.holdings[row] else 0
 
     def _look_up(self, run: Run, sequence: int) -> None:
         """The row was not applied: see whether those behind it can have been."""
@@ -228,7 +267,6 @@ class Stint:
             run.batch,
             row,
             self.attempt(run, row),
-            run.holdings[row],
             here.outgoing,
             here.runner.signals,
         )
@@ -330,6 +368,7 @@ class Stint:
                 now + (verdict.retry or 0.0),
                 run.holdings[row],
                 decided,
+                run.failures[row],
             )
 
     @property
@@ -376,7 +415,7 @@ def one_by_one(here: Surroundings, stint: Stint, go_on: Callable[[], bool]) -> C
     first = True
     while queue and (first or go_on()):
         first = False
-        run, row = queue.popleft()
+        place = run, row = queue.popleft()
         if not stint.admits(run, row):
             continue
         context = stint.context(run, row)
@@ -386,7 +425,9 @@ def one_by_one(here: Surroundings, stint: Stint, go_on: Callable[[], bool]) -> C
         except Exception as error:  # noqa: BLE001 - the verdict decides
             result = Raised(error)
         else:
+            stint.running = (place,)
             result = yield arguments
+            stint.running = ()
         if result is STOPPED:
             stint.give_back(run, row)
         else:
@@ -448,11 +489,12 @@ def _halves(here: Surroundings, items: list[_Item]) -> Calls:
         rows,
         0,
         first.stint.attempt(first.run, first.row),
-        first.run.holdings[first.row],
         here.outgoing,
         here.runner.signals,
     )
+    first.stint.running = [(item.run, item.row) for item in items]
     result = yield here.runner.batch_arguments(rows, states, context)
+    first.stint.running = ()
     if result is STOPPED:
         for item in items:
             item.stint.give_back(item.run, item.row)

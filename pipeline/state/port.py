@@ -59,6 +59,7 @@ class Failure:
         retry_at: when it may run again, seconds since 1970.
         holding: the possession in which it failed last.
         verdict: (reason, description) once it is to be dead-lettered: a repeat ends the same.
+        deaths: of the attempts, how many processes died of it in that holding.
     """
 
     sequence: int
@@ -68,6 +69,7 @@ class Failure:
     retry_at: float = 0.0
     holding: int = 0
     verdict: tuple[str, str] | None = None
+    deaths: int = 0
 
 
 @dataclass(frozen=True, slots=True)

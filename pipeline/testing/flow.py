@@ -53,9 +53,9 @@ class Wire:
         copy: MessageBatch = pickle.loads(wire, buffers=buffers)  # noqa: S301 - our own bytes
         return await self._core.run(header, copy)
 
-    async def more(self, caller: str, number: int) -> Part:
+    async def more(self, caller: str, epoch: int, number: int, part: int) -> Part:
         """Ask for more outcomes."""
-        return await self._core.more(caller, number)
+        return await self._core.more(caller, epoch, number, part)
 
 
 @dataclass(kw_only=True)

@@ -103,8 +103,8 @@ class Timed(Runtime):
 
     async def timed(self, rate: int) -> dict[str, Any]:
         """Send, wait until all is settled, and tell how long it took."""
-        actors: Any = self._actors["events"]
-        [receiver], [works] = actors.receivers, actors.handlers
+        actors = self._actors["events"].actors
+        [receiver], [works] = actors["receiver"], actors["handlers"]
         await receiver.__ray_call__.remote(tap)
         before, began = await self._cpu(), time.perf_counter()
         sent = await self._send(rate)
@@ -135,9 +135,9 @@ class Timed(Runtime):
         }
 
     async def _cpu(self) -> float:
-        actors = self._actors["events"]
-        brokers = [broker._actor for broker in self._brokers.values()]
-        members = [*brokers, *actors.receivers, *actors.routers, *actors.handlers]
+        members = [broker._actor for broker in self._brokers.values()]
+        for actors in self._actors["events"].actors.values():
+            members += actors
         return time.process_time() + await cpu_seconds(members)
 
     async def _send(self, rate: int) -> dict[int, float]:

@@ -139,12 +139,12 @@ class Fed(Runtime):
         return sending
 
     async def _processes(self) -> dict[str, psutil.Process]:
-        actors = self._actors["events"]
+        actors = self._actors["events"].actors
         kinds: dict[str, Any] = {
             "broker": [broker._actor for broker in self._brokers.values()],
-            "receiver": actors.receivers,
-            "router": actors.routers,
-            "handler": actors.handlers,
+            "receiver": actors["receiver"],
+            "router": actors["router"],
+            "handler": actors["handlers"],
             "status": [self._status],
         }
         found = {"driver": psutil.Process()}

@@ -154,13 +154,8 @@ class Filled(Runtime):
 
     async def cost(self) -> dict[str, float]:
         """Seconds of CPU time that each actor's process has used, by kind of actor."""
-        actors = self._actors["events"]
-        kinds = {
-            "broker": [broker._actor for broker in self._brokers.values()],
-            "receiver": actors.receivers,
-            "router": actors.routers,
-            "handlers": actors.handlers,
-        }
+        brokers = [broker._actor for broker in self._brokers.values()]
+        kinds = {"broker": brokers, **self._actors["events"].actors}
         return {name: await cpu_seconds(members) for name, members in kinds.items()}
 
 

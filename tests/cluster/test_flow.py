@@ -199,6 +199,6 @@ async def test_messages_without_order_run_side_by_side(ray_cluster: None) -> Non
         await one.client.depth("first")
         # The slow one is cancelled by the drain at once, to keep the test short.
         for actors in one._actors.values():
-            for actor in actors.handlers:
-                await actor.stop_running.remote()
+            for place in actors.handlers:
+                await place.stop_running()
     assert one_left == 1

@@ -650,12 +650,12 @@ async def test_rows_of_an_older_holding_are_refused_at_the_router() -> None:
     assert not part.last
     assert core.stats()["waiting"] == 2
     await core.drain()
-    rest = await core.more("c", 3)
+    rest = await core.more("c", 1, 3, 1)
     assert [outcome.row for outcome in rest.others] == [1]
     assert rest.last
     late = await core.run(Header("c", 1, 5, "q"), rows(("z", 1)))
     assert len(late.others) == 1
-    for task in (*tasks, *core._ways[0]._tasks):
+    for task in (*tasks, *core._ways[0]._line._open.values()):
         task.cancel()
     await core.close()
 

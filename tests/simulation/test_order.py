@@ -61,9 +61,9 @@ class SlowWire(Wire):
         await asyncio.sleep(self._chance.choice((0, 0, 0.001, 0.02)))
         return await super().run(header, batch)
 
-    async def more(self, caller: str, number: int) -> Part:
+    async def more(self, caller: str, epoch: int, number: int, part: int) -> Part:
         await asyncio.sleep(self._chance.choice((0, 0.001)))
-        return await super().more(caller, number)
+        return await super().more(caller, epoch, number, part)
 
 
 def fate(chance: random.Random, attempt: int) -> str:

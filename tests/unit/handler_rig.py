@@ -99,7 +99,7 @@ class Rig:
             part = await self.core.run(Header("router", 1, number, "src", **header), batch)
             parts: list[Part] = [part]
             while not parts[-1].last:
-                parts.append(await self.core.more("router", number))
+                parts.append(await self.core.more("router", 1, number, len(parts)))
             completed = [row for one in parts for row in one.completed]
             others = [outcome for one in parts for outcome in one.others]
             rows = completed + [outcome.row for outcome in others]

@@ -299,9 +299,9 @@ class Only:
 def test_a_context_knows_its_message_and_its_locks_fate() -> None:
     """The delivery, the attempt, the fence, and what the runtime says meanwhile."""
     signals = Signals(QueueName("flights"))
-    context = Context(rows("a", "b"), 1, 2, 7, None, signals)
+    context = Context(rows("a", "b"), 1, 2, None, signals)
     assert (context.delivery.session, context.delivery.queue) == ("b", "flights")
-    assert (context.attempt, context.fence) == (2, 7)
+    assert context.attempt == 2
     assert not context.lock_lost
     assert not context.stopping
     assert not context.ended
@@ -316,7 +316,7 @@ def test_a_context_knows_its_message_and_its_locks_fate() -> None:
 @pytest.mark.spec("H3")
 def test_sends_are_checked_when_they_are_made() -> None:
     """An unknown queue, a bad name or a row that isn't there fail in the user's code."""
-    context = Context(rows("a", "b"), 0, 1, 1, Only(), Signals())
+    context = Context(rows("a", "b"), 0, 1, Only(), Signals())
     message = Message(b"x")
     context.send("audit", message)
     context.send("audit", message, row=1)
@@ -328,7 +328,7 @@ def test_sends_are_checked_when_they_are_made() -> None:
         with pytest.raises(ValidationError, match="0 to 1"):
             context.send("audit", message, row=row)
     assert context.outbox == [(0, "audit", message), (1, "audit", message)]
-    free = Context(rows("a"), 0, 1, 1, None, Signals())
+    free = Context(rows("a"), 0, 1, None, Signals())
     free.send("anything", message)
     assert free.outbox == [(0, "anything", message)]
 

@@ -43,7 +43,7 @@ def runner_of(body: Any = bytes, exceptions: Any = None) -> Runner:
 
 def body_of(runner: Runner, body: bytes) -> Any:
     batch = MessageBatch.from_messages([Message(body)])
-    context = Context(batch, 0, 1, 1, None, runner.signals)
+    context = Context(batch, 0, 1, None, runner.signals)
     (given_,) = runner.arguments(batch, 0, None, context)
     return given_
 
@@ -107,7 +107,7 @@ def test_arguments_come_in_the_functions_order() -> None:
 
     batch = MessageBatch.from_messages([Message(b"x")])
     single = Runner(one, POLICY, {}, Signals(), lambda: 0)
-    context = Context(batch, 0, 1, 1, None, single.signals)
+    context = Context(batch, 0, 1, None, single.signals)
     assert single.arguments(batch, 0, {"n": 1}, context) == (context, {"n": 1}, "x")
     whole = Runner(many, POLICY, {}, Signals(), lambda: 0)
     states = States({})

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from pipeline.errors import Closed, ConnectionFailed, HandlerTimeout, QueueError, QueueFull
+from pipeline.errors import (
+    Closed,
+    HandlerTimeout,
+    ProviderError,
+    QueueError,
+    QueueFull,
+    StateConflict,
+)
 from pipeline.handlers.api import Context, Reject, Retry, handler
 from pipeline.message import Message
 from pipeline.outcomes import Part, Reason
@@ -287,10 +294,10 @@ async def test_slow_sessions_hold_back_nobody_else() -> None:
         part = await rig.core.run(Header("router", 1, 1, "src"), batch)
         assert (now(), part.completed, part.last) == (0.05, [1, 2, 3], False)
         assert rig.core.stats()["running"] == 1
-        part = await rig.core.more("router", 1)
+        part = await rig.core.more("router", 1, 1, 1)
         assert (now(), part.completed, part.last) == (100, [0], True)
-        with pytest.raises(KeyError):
-            await rig.core.more("router", 1)
+        with pytest.raises(Closed, match="part 2 of a call"):
+            await rig.core.more("router", 1, 1, 2)
 
 
 @pytest.mark.spec("F2")
@@ -583,12 +590,49 @@ async def test_a_refused_commit_releases_its_rows(make: Any, ordered: bool) -> N
     seen: list[str] = []
     store = Refusing()
     async with Rig(make(seen), store=store, ordered=ordered) as rig:
-        store.errors = [ConnectionFailed("no store")]
+        store.errors = [StateConflict("another handler wrote it")]
         assert await rig.run(rows("a", "b", "raise")) == ["released"] * 3
         assert await state_of(rig) is None
         assert (await rig.record("s")).failure is None
         assert await rig.run(rows("a", "b", turn=1)) == ["completed"] * 2
         assert await state_of(rig) == {"count": 2}
+
+
+@BOTH
+@pytest.mark.spec("F4", "H5", "T3")
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_store_that_does_not_work_is_waited_for(make: Any, ordered: bool) -> None:
+    """Nothing begins and nothing is given up meanwhile; it says so; then all goes on."""
+    seen: list[str] = []
+    store = Refusing()
+    async with Rig(make(seen), store=store, ordered=ordered) as rig:
+        store.broken = full = ProviderError(
+            "sqlite", "SQLITE_FULL", "the disk is full", transient=True
+        )
+        assert full.transient
+        call = rig.call(rows("a", "b"))
+        await asyncio.sleep(30)
+        assert (seen, call.done(), rig.core.paused) == ([], False, str(full))
+        store.errors, store.broken = [full] * 3, None
+        assert words(await call, 2) == ["completed"] * 2
+        assert (seen, store.errors, rig.core.paused) == (["a", "b"], [], None)
+        assert rig.core.stats()["handled"] == 2
+
+
+@pytest.mark.spec("F4", "F6", "T3")
+async def test_a_drain_does_not_wait_for_a_store() -> None:
+    """What it can't read or write comes back: none of it was handled, as far as anybody knows."""
+    full = ProviderError("sqlite", "SQLITE_FULL", "the disk is full", transient=True)
+    for reading in (True, False):
+        store = Refusing()
+        async with Rig(sync_counter([]), store=store) as rig:
+            store.broken = full if reading else None
+            store.errors = [full] * 100
+            call = rig.call(rows("a", "b", session=["s", "t"]))
+            await asyncio.sleep(10)
+            await rig.core.drain()
+            assert words(await call, 2) == ["released"] * 2
+            assert (rig.core.busy, rig.errors) == (0, [])
 
 
 @pytest.mark.spec("F3", "F4")
@@ -713,7 +757,7 @@ async def test_sessions_leave_nothing_behind() -> None:
         assert set(rig.core._lanes) == {"u"}, "an older holding is over, not this one"
         await rig.run(rows("y", session="s", first=10), closed=(("u", 1),))
         assert rig.core._lanes == {}
-        assert rig.core._books == {}
+        assert rig.core._reception.open == 0
 
 
 @pytest.mark.spec("F6")

@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from pipeline.errors import ValidationError
+from pipeline.errors import Closed, ValidationError
 from pipeline.outcomes import Kind, Outcome, OutcomeBook, Part
 from pipeline.testing.virtual_loop import VirtualLoop
 
@@ -55,6 +55,8 @@ class Books(RuleBasedStateMachine):
         self.ended: list[int] = []
         self.answered: list[int] = []
         self.last = False
+        self.parts = 0
+        self.given: Part | None = None
         self.asked: asyncio.Task[Part] | None = None
 
     def within(self, change: object) -> None:
@@ -69,8 +71,9 @@ class Books(RuleBasedStateMachine):
 
     def note(self) -> None:
         if self.asked is not None and self.asked.done():
-            part = self.asked.result()
+            part = self.given = self.asked.result()
             self.asked = None
+            self.parts += 1
             self.answered += rows_of(part)
             self.last = part.last
 
@@ -99,8 +102,29 @@ class Books(RuleBasedStateMachine):
     @rule()
     def ask(self) -> None:
         """The caller asks for the next part."""
-        self.asked = self.loop.create_task(self.book.answer())
+        self.asked = self.loop.create_task(self.book.answer(self.parts))
         self.within(lambda: None)
+
+    @precondition(lambda self: self.given is not None)
+    @rule()
+    def ask_again(self) -> None:
+        """The answer was lost on its way: the same part comes again, at once."""
+        again = self.loop.run_until_complete(self.book.answer(self.parts - 1))
+        assert again is self.given
+        self.note()
+
+    @precondition(lambda self: self.asked is not None)
+    @rule()
+    def ask_twice(self) -> None:
+        """Two questions for one part have one answer."""
+        second = self.loop.create_task(self.book.answer(self.parts))
+        first, number = self.asked, self.parts
+        self.within(lambda: [self.book.complete([row]) for row in missing(self.book)])
+        self.ended = list(range(self.rows))
+        self.note()
+        assert first is not None
+        assert first.result() is second.result()
+        assert self.parts == number + 1
 
     @rule(seconds=st.floats(0.1, 2))
     def wait(self, seconds: float) -> None:
@@ -130,7 +154,7 @@ TestBooks = pytest.mark.spec("F2")(Books.TestCase)
 @pytest.mark.spec("F2")
 async def test_an_empty_call_is_answered_at_once() -> None:
     """No rows: the first part is the last."""
-    part = await OutcomeBook(0, 1.0).answer()
+    part = await OutcomeBook(0, 1.0).answer(0)
     assert part == Part(last=True)
 
 
@@ -140,7 +164,7 @@ async def test_the_end_does_not_wait_for_the_pause() -> None:
     book = OutcomeBook(2, 60.0)
     asyncio.get_running_loop().call_later(1, book.complete, [0])
     asyncio.get_running_loop().call_later(2, book.complete, [1])
-    part = await book.answer()
+    part = await book.answer(0)
     assert (now(), part.completed, part.last) == (2, [0, 1], True)
 
 
@@ -152,10 +176,10 @@ async def test_what_is_known_comes_after_the_pause() -> None:
     loop.call_later(0.1, book.complete, [0])
     loop.call_later(0.2, book.end, Outcome(1, Kind.RELEASED))
     loop.call_later(9.0, book.complete, [2])
-    part = await book.answer()
+    part = await book.answer(0)
     assert now() == 0.5
     assert (part.completed, part.others, part.last) == ([0], [Outcome(1, Kind.RELEASED)], False)
-    part = await book.answer()
+    part = await book.answer(1)
     assert (now(), part.completed, part.last) == (9.0, [2], True)
 
 
@@ -164,15 +188,15 @@ async def test_known_outcomes_wait_for_the_pause_after_the_last_answer() -> None
     """What came between two questions goes out when the pause since the last answer is over."""
     book = OutcomeBook(3, 0.5)
     book.complete([0])
-    part = await book.answer()
+    part = await book.answer(0)
     assert (now(), part.completed) == (0.5, [0])
     book.complete([1])
     await asyncio.sleep(0.2)
-    part = await book.answer()
+    part = await book.answer(1)
     assert (now(), part.completed) == (1.0, [1])
     await asyncio.sleep(2)
     book.complete([2])
-    part = await book.answer()
+    part = await book.answer(2)
     assert (now(), part.last) == (3.0, True)
 
 
@@ -180,10 +204,10 @@ async def test_known_outcomes_wait_for_the_pause_after_the_last_answer() -> None
 async def test_the_first_answer_tells_that_the_rows_run() -> None:
     """After `first` seconds it comes though nothing is known; later ones wait for something."""
     book = OutcomeBook(1, 0.5, first=0.5)
-    part = await book.answer()
+    part = await book.answer(0)
     assert (now(), part) == (0.5, Part())
     asyncio.get_running_loop().call_later(100, book.complete, [0])
-    part = await book.answer()
+    part = await book.answer(1)
     assert (now(), part.completed, part.last) == (100.5, [0], True)
 
 
@@ -192,7 +216,7 @@ async def test_an_outcome_ends_the_wait_for_the_first_answer() -> None:
     """At the end of all rows the first answer doesn't wait, and its timer later wakes nobody."""
     book = OutcomeBook(1, 0.5, first=0.5)
     asyncio.get_running_loop().call_later(0.1, book.complete, [0])
-    part = await book.answer()
+    part = await book.answer(0)
     assert (now(), part.last) == (0.1, True)
     await asyncio.sleep(1)
 
@@ -204,4 +228,20 @@ async def test_rows_before_a_repeated_one_keep_their_outcome() -> None:
     with pytest.raises(ValidationError):
         book.complete([0, 0])
     book.complete([1])
-    assert (await book.answer()).last
+    assert (await book.answer(0)).last
+
+
+@pytest.mark.spec("F2", "F3")
+async def test_only_the_next_part_and_the_last_one_given_can_be_had() -> None:
+    """A caller that asks for any other has lost its place, which is an error and not a wait."""
+    book = OutcomeBook(2, 0.0)
+    for number in (1, -1):
+        with pytest.raises(Closed, match=f"part {number} of a call"):
+            await book.answer(number)
+    book.complete([0])
+    await book.answer(0)
+    book.complete([1])
+    assert (await book.answer(1)).last
+    with pytest.raises(Closed, match="part 0 of a call"):
+        await book.answer(0)
+    assert (book.ended(0), book.ended(1)) == (True, True)

@@ -84,7 +84,8 @@ async def test_errors_are_told_by_name() -> None:
     actors = [Actor("c0", Said({}, error="broke")), Actor("c1", ConnectionFailed("no answer"))]
     watcher = supervisor({"p": parts(actors)}, unreachable)
     look = await watcher.look()
-    assert look["p"].errors == ["c0: broke", "c1: no answer", "queue orders: refused"]
+    assert look["p"].errors == ["c0: broke"]
+    assert look["p"].missing == ["c1: no answer", "queue orders: refused"]
     assert not watcher.empty(look), "what does not answer may hold anything"
 
 

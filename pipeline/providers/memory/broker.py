@@ -27,6 +27,9 @@ from pipeline.providers.memory.settings import QueueSettings, rules_of
 from pipeline.providers.memory.waiting import Attempt, Moment, Served
 from pipeline.providers.port import DeadLetter, Depth, Failures, Want
 
+_HOLDINGS = 100_000
+"""Holdings a second, at most, over a broker's life: the next one's start counts on above them."""
+
 
 class MemoryBroker:
     """A message broker in memory: locks, sessions, counts, dead letters, bounds (SPEC P11).
@@ -54,12 +57,13 @@ class MemoryBroker:
 
     def __init__(self, queues: Mapping[str, QueueSettings], clock: Clock) -> None:
         self._id = clock.new_id()
-        numbers = Numbers()
+        numbers = Numbers(1 + int(clock.now() * _HOLDINGS))
         self._queues = {
             name: Served(BrokerQueue(rules_of(name, settings), numbers), clock)
             for name, settings in queues.items()
         }
         self._lanes: dict[int, tuple[Lane, BrokerQueue, Served]] = {}
+        self._owned: dict[tuple[BrokerQueue, str], int] = {}
         self._opened = 0
 
     # Queues.
@@ -91,11 +95,14 @@ class MemoryBroker:
 
     # Lanes.
 
-    async def open_lane(self, queue: str, dead_letters: bool = False) -> int:
-        """A new lane of a queue, or of its dead letters."""
+    async def open_lane(self, queue: str, dead_letters: bool = False, owner: str = "") -> int:
+        """A new lane of a queue, or of its dead letters; the owner's last one is closed."""
         served = self._served(queue)
         part = served.queue.dead if dead_letters and served.queue.dead else served.queue
         self._opened += 1
+        if owner:
+            await self.close_lane(self._owned.get((part, owner), 0))
+            self._owned[part, owner] = self._opened
         lane = Lane(self._opened)
         part.join(lane)
         self._lanes[lane.number] = (lane, part, served)
@@ -105,6 +112,7 @@ class MemoryBroker:
         """Give back all it has in hand; its pending polls raise `Closed`. A repeat does nothing."""
         if lane in self._lanes:
             hand, queue, served = self._lanes.pop(lane)
+            self._owned = {owner: one for owner, one in self._owned.items() if one != lane}
             served.end_all(hand, _closed(lane))
             served.do(lambda at: queue.close(hand, at.now))
 

@@ -120,8 +120,8 @@ class BrokerCalls(Protocol):
     async def counters(self, queue: str) -> Counters:
         """What happened on a queue."""
 
-    async def open_lane(self, queue: str, dead_letters: bool = False) -> int:
-        """A new lane of a queue, or of its dead letters."""
+    async def open_lane(self, queue: str, dead_letters: bool = False, owner: str = "") -> int:
+        """A new lane of a queue, or of its dead letters; the owner's last one is closed."""
 
     async def close_lane(self, lane: int) -> None:
         """Give back all it has in hand; its pending polls raise `Closed`. A repeat does nothing."""

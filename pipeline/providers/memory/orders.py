@@ -24,14 +24,15 @@ class Numbers:
 
     Args:
         token: the next lock's token.
-        holding: the next holding's number.
+        holding: the next holding's number; it grows on over a later broker's start, because what
+            was fenced with it is kept elsewhere (SPEC F3).
     """
 
     __slots__ = ("holding", "token")
 
-    def __init__(self) -> None:
+    def __init__(self, holding: int = 1) -> None:
         self.token = 1
-        self.holding = 1
+        self.holding = holding
 
     def next_holding(self) -> int:
         """A number higher than all before."""

@@ -110,11 +110,12 @@ class MemoryProvider:
         *,
         partition: int = 0,  # noqa: ARG002 - every lane of a memory queue gets of all its messages
         dead_letters: bool = False,
+        owner: str = "",
     ) -> MemoryReceiver:
         """A new receiving lane, of the queue or of its dead-letter queue."""
         self._guard.check()
         self._settings(queue)
-        lane = await self._guard.bounded(self._broker.open_lane(queue, dead_letters))
+        lane = await self._guard.bounded(self._broker.open_lane(queue, dead_letters, owner))
         guard = Guard(f"the receiver of queue {queue}", self._send_timeout)
         guard.bind()
         receiver = MemoryReceiver(
