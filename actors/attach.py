@@ -67,7 +67,7 @@ class Attached:
     def client(self) -> QueueClient:
         """A client of the run's queues."""
         brokers = {
-            name: RemoteBroker(self._actor(f"broker:{name}"))
+            name: RemoteBroker(self._actor(f"broker:{name}", connection.run))
             for name, connection in self._config.connections.items()
             if connection.provider == "memory"
         }
@@ -88,13 +88,13 @@ class Attached:
             except QueueError:  # its status actor is gone, and so is the run
                 return
 
-    def _actor(self, name: str) -> Any:
+    def _actor(self, name: str, run: str | None = None) -> Any:
         try:
-            return ray.get_actor(name, namespace=namespace(self._config.name))
+            return ray.get_actor(name, namespace=namespace(run or self._config.name))
         except ValueError as error:
             raise ConfigurationError(
-                f"no run of {self._config.name!r} is active in the cluster at {self._address}: "
-                "start it with `queue-runtime run FILE`"
+                f"no run of {run or self._config.name!r} is active in the cluster at "
+                f"{self._address}: start it with `queue-runtime run FILE`"
             ) from error
 
     def _leave(self) -> None:

@@ -151,14 +151,17 @@ class RemoteBroker(BrokerCalls):
 
     Args:
         actor: the broker.
+        own: whether it belongs to this run, and ends with it.
     """
 
-    def __init__(self, actor: ActorProxy[BrokerActor]) -> None:
+    def __init__(self, actor: ActorProxy[BrokerActor], *, own: bool = False) -> None:
         self._actor = actor
+        self._own = own
 
     def kill(self) -> None:
-        """End the broker's process, and with it its queues."""
-        end(self._actor)
+        """End the broker's process, and with it its queues, if it belongs to this run."""
+        if self._own:
+            end(self._actor)
 
     async def source(self, queue: str) -> str:
         """See `BrokerCalls`, as for every method here."""

@@ -28,7 +28,7 @@ from pipeline.retry import RetryPolicy
 from pipeline.stages.calls import Header
 from pipeline.stages.handler import HandlerCore, HandlerSettings
 from pipeline.stages.supervisor import Said
-from pipeline.state.memory import MemoryStore
+from pipeline.state.open import open_store
 from pipeline.telemetry import log
 
 
@@ -155,7 +155,7 @@ class HandlerActor:
                 batch_rows=settings.batch.rows,
             ),
             handler,
-            MemoryStore(),
+            open_store(self._config, self._pipeline, SystemClock()),
             ThreadHands(settings.threads),
             SystemClock(),
             monotonic,

@@ -13,21 +13,24 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import ray
-from pydantic import TypeAdapter
 
 from actors.broker import RemoteBroker
 from actors.calls import answer, end
 from actors.crew import Crew
 from actors.topology import Topology
 from pipeline.client import QueueClient
+from pipeline.clock import SystemClock
 from pipeline.config import RuntimeConfig, import_object, load, parse
-from pipeline.errors import ConnectionFailed, QueueError
+from pipeline.errors import ConnectionFailed, QueueError, SerializationError
 from pipeline.handlers.api import Handler
+from pipeline.handlers.run import StateCodec
 from pipeline.names import QueueName, SessionId
 from pipeline.providers.memory import Counters
 from pipeline.stages.calls import ProcessDied
 from pipeline.stages.drain import Drained, Limits
 from pipeline.stages.supervisor import Figures, Supervisor
+from pipeline.state.open import forget, located, open_sqlite
+from pipeline.state.sqlite import SqliteStore
 from pipeline.telemetry.counters import Histogram
 
 if TYPE_CHECKING:
@@ -199,8 +202,12 @@ class Runtime:
             raise
 
     async def _start(self) -> None:
+        # Here, because the actors have another current directory, and perhaps another home.
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        self.config = located(self.config, nodes=sum(node["Alive"] for node in nodes))
         topology = Topology(self.config, self._path)
         await self._start_queues(topology)
+        await forget(self.config, SystemClock())  # now no other run of this name is active
         await self._start_pipelines(topology)
 
     async def _start_queues(self, topology: Topology) -> None:
@@ -260,7 +267,12 @@ class Runtime:
             empty = empty + 1 if self._supervisor.empty(look.pipelines) else 0
 
     async def states(self) -> dict[str, dict[SessionId, Any]]:
-        """Every pipeline's states: pipeline to session to state, as the handler declared it."""
+        """Every pipeline's states: pipeline to session to state, as the handler declared it.
+
+        Raises:
+            SerializationError: a state can't be read by its handler as it is now.
+            ProviderError: the state store can't be read.
+        """
         found: dict[str, dict[SessionId, Any]] = {}
         for name, actors in self._actors.items():
             handler = import_object(
@@ -268,11 +280,16 @@ class Runtime:
             )
             if not isinstance(handler, Handler) or handler.state is None:
                 continue
-            read: TypeAdapter[Any] = TypeAdapter(handler.state)
+            codec = StateCodec(handler.state, handler.kept)
+            store = open_sqlite(self.config, name, SystemClock())
+            if store is not None:
+                found[name] = await _states_in(store, codec)
+                continue
             found[name] = {}
             for place in actors.handlers:
                 for session, state in (await answer(place.actor.states.remote())).items():
-                    found[name][SessionId.trusted(session)] = read.validate_json(state)
+                    # What is in their memory, they wrote.
+                    found[name][SessionId.trusted(session)] = codec.load(state, codec.version)
         return found
 
     async def refresh(self) -> Look:
@@ -414,6 +431,27 @@ def _sum_up(look: Look) -> None:
         done = ("received", "completed", "failed", "retried", "dead_lettered", "lost", "in_hand")
         told = ", ".join(f"{key} {counts.get(key, 0):,}" for key in done)
         _log.info("pipeline %s so far: %s", name, told)
+
+
+async def _states_in(store: SqliteStore, codec: StateCodec) -> dict[SessionId, Any]:
+    """All states of a pipeline, read here and not by each handler: they share the file."""
+    now = SystemClock().now()
+    states: dict[SessionId, Any] = {}
+    await store.start()
+    try:
+        async for session, kept in store.records():
+            record = kept.record.live(now)
+            if record.state is None:
+                continue
+            try:
+                states[SessionId.trusted(session)] = codec.load(record.state, record.schema)
+            except Exception as error:
+                raise SerializationError(
+                    f"the state of session {session!r} can't be read: {error}"
+                ) from error
+    finally:
+        await store.close()
+    return states
 
 
 def _add(totals: Totals, counters: Counters) -> None:

@@ -40,6 +40,21 @@ def namespace(name: str) -> str:
     return f"queue-runtime:{name}"
 
 
+def find(actor: str, run: str, what: str) -> Any:
+    """An actor of another run, by its name.
+
+    Raises:
+        ConfigurationError: there is no such run, or it has no such actor.
+    """
+    try:
+        return ray.get_actor(actor, namespace=namespace(run))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{what}: no run named {run!r} with a {actor.replace(':', ' ')} is active in this "
+            "cluster: start it first"
+        ) from error
+
+
 def actor_class(cls: type[T]) -> ActorClass[T]:
     """A class as an actor with a lane of its own for control calls.
 
@@ -76,7 +91,7 @@ class Topology:
         return actor
 
     async def brokers(self) -> dict[str, RemoteBroker]:
-        """One broker actor for each memory connection."""
+        """One broker actor for each memory connection: a new one, or another run's."""
         brokers = {}
         cpus = self.config.ray.broker_cpus
         for name, connection in self.config.connections.items():
@@ -88,11 +103,13 @@ class Topology:
                 if settings.connection == name
             }
             label = f"broker:{name}"
-            actor = self._make(BrokerActor, label, cpus, queues)
+            if connection.run is None:
+                actor = self._make(BrokerActor, label, cpus, queues)
+            else:
+                actor = find(label, connection.run, f"connections.{name}.run")
             for queue in queues:
                 await self._ready(label, cpus, actor.source.remote(queue))
-                break
-            brokers[name] = RemoteBroker(actor)
+            brokers[name] = RemoteBroker(actor, own=connection.run is None)
         return brokers
 
     def handler(

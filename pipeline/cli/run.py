@@ -213,10 +213,12 @@ class _Run:
         runtime = self._runtime
         complete = self._fed and self._is_empty()
         drained = await runtime.drain()
+        if drained.killed:
+            complain(f"{drained.killed} handler actors had to be killed")
         if not drained.clean:
             complain(
                 f"{drained.left} messages are left to lock expiry, "
-                f"{drained.killed} handler actors had to be killed"
+                f"{drained.unknown} receivers did not say what they left"
             )
             self.code = self.code or LEFT
         try:

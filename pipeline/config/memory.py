@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pipeline.config.rules import Count, LockSeconds, Model, Seconds, SomeSeconds
+from pipeline.config.rules import Count, LockSeconds, Model, RunName, Seconds, SomeSeconds
 
 
 class MemoryConnection(Model):
@@ -12,6 +12,8 @@ class MemoryConnection(Model):
 
     Args:
         provider: `memory`.
+        run: the name of another run in the same cluster, whose broker this is: its connection of
+            the same name, with its queues, which outlive this run. Unset: a broker of its own.
 
     Example:
         >>> MemoryConnection().provider
@@ -19,6 +21,7 @@ class MemoryConnection(Model):
     """
 
     provider: Literal["memory"] = "memory"
+    run: RunName | None = None
 
 
 Sessions = Literal["native", "groups", "none"]

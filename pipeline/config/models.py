@@ -170,23 +170,37 @@ class PipelineConfig(Model):
 
 
 def _store(value: object) -> object:
-    if value in ("sqlite", "dynamodb"):
-        raise PydanticCustomError("problem", "is not in this version yet: must be memory")
+    if value == "dynamodb":
+        raise PydanticCustomError("problem", "is not in this version yet: must be sqlite or memory")
     return value
 
 
 class StateConfig(Model):
-    """Where handlers' state is kept.
+    """Where handlers' state is kept (SPEC F4).
 
     Args:
-        store: `memory`: in the handler's actor, lost with it.
+        store: `sqlite`: in a file of this machine, for all runs on it; `memory`: in the handler's
+            actor, lost with it; unset: sqlite on one machine, memory on a cluster of several.
+        path: sqlite's file, relative to the current directory of the run, `~` expanded; unset:
+            `NAME.sqlite`, by the configuration's name, in `~/.local/state/queue-runtime`
+            (`$XDG_STATE_HOME/queue-runtime` where that is set).
+        fresh: delete what earlier runs kept for these pipelines when a run starts: right where the
+            queue is new at each start as well.
 
     Example:
-        >>> StateConfig().store
-        'memory'
+        >>> StateConfig(store="sqlite", path="shop.sqlite").fresh
+        False
     """
 
-    store: Annotated[Literal["memory"], BeforeValidator(_store)] = "memory"
+    store: Annotated[Literal["memory", "sqlite"] | None, BeforeValidator(_store)] = None
+    path: Annotated[str, Field(min_length=1)] | None = None
+    fresh: bool = False
+
+    @model_validator(mode="after")
+    def _path_has_a_use(self) -> Self:
+        if self.store == "memory" and self.path is not None:
+            raise error_of(Problem(("path",), "has no use with store: memory", self.path))
+        return self
 
 
 class Timeouts(Model):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from pydantic import TypeAdapter
 
@@ -215,6 +215,25 @@ class States(Mapping[SessionId, Any]):
         return len(self._states)
 
 
+Migration: TypeAlias = Callable[[dict[str, Any], int], dict[str, Any]]
+"""Makes of a state as plain data, and the version it was written with, data of the newest one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How a handler's state is kept.
+
+    Args:
+        ttl: seconds it lives after its session's last commit; None: for ever.
+        version: of the state's type.
+        migrate: reads what older versions wrote.
+    """
+
+    ttl: float | None = None
+    version: int = 1
+    migrate: Migration | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Handler:
     """A user's handler with what the runtime has to know of it; `handler` makes it.
@@ -227,6 +246,7 @@ class Handler:
         arguments: what its parameters stand for, in their order.
         body: the body's type, or None where it takes none.
         name: how errors and dead letters call it.
+        kept: how its state is kept.
 
     Example:
         >>> @handler
@@ -242,6 +262,7 @@ class Handler:
     arguments: tuple[str, ...]
     body: Any
     name: str
+    kept: Keeping = Keeping()
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Call the user's function directly, as a test of it may."""
@@ -255,7 +276,12 @@ _RAW = (bytes, str, Delivery)
 def handler(function: Callable[..., Any], /) -> Handler: ...
 @typing.overload
 def handler(
-    *, state: type[Any] | None = None, batch: bool = False
+    *,
+    state: type[Any] | None = None,
+    batch: bool = False,
+    ttl: float | None = None,
+    version: int = 1,
+    migrate: Migration | None = None,
 ) -> Callable[[Callable[..., Any]], Handler]: ...
 def handler(
     function: Callable[..., Any] | None = None,
@@ -263,6 +289,9 @@ def handler(
     *,
     state: type[Any] | None = None,
     batch: bool = False,
+    ttl: float | None = None,
+    version: int = 1,
+    migrate: Migration | None = None,
 ) -> Handler | Callable[[Callable[..., Any]], Handler]:
     """Make a handler of a function or of a class with `__call__`; sync or async.
 
@@ -276,9 +305,17 @@ def handler(
         state: a type that is made without arguments (pydantic model, dataclass, dict …): one object
             a session, given to the handler and changed in place. Needs a `fifo` queue.
         batch: True to get a whole `MessageBatch` at once, and with a state a `States`.
+        ttl: seconds that a state lives after its session's last commit, then the session starts
+            anew; None: for ever, or until `context.end_session()`.
+        version: the version of the state's type, 1 or more; it is kept with each state. Raise it
+            when older states can't be read as they are any more, or would mean something else.
+        migrate: a function that is given an older state as plain data, as JSON has it, and the
+            version it was written with, and returns data of `version`. A state that it can't make,
+            or of a newer version, is left as it is; its message fails by the retry policy.
 
     Raises:
-        ConfigurationError: a parameter can't be told, or the state can't be made or serialised.
+        ConfigurationError: a parameter can't be told, the state can't be made or serialised, or
+            `ttl`, `version` or `migrate` can't be what they are.
 
     Example:
         >>> @handler(state=dict)
@@ -286,15 +323,25 @@ def handler(
         ...     state[body] = state.get(body, 0) + 1
         >>> tally.arguments, tally.asynchronous
         (('body', 'state', 'context'), False)
+        >>> def renamed(old: dict, version: int) -> dict:
+        ...     return {"total": old["sum"]}
+        >>> @handler(state=dict, ttl=3600.0, version=2, migrate=renamed)
+        ... def total(body: str, state: dict) -> None:
+        ...     state["total"] = state.get("total", 0) + int(body)
+        >>> total.kept.migrate({"sum": 3}, 1)
+        {'total': 3}
     """
+    kept = Keeping(ttl, version, migrate)
 
     def decorate(target: Callable[..., Any]) -> Handler:
-        return _describe(target, state, batch=batch)
+        return _describe(target, state, kept, batch=batch)
 
     return decorate if function is None else decorate(function)
 
 
-def _describe(target: Callable[..., Any], state: type[Any] | None, *, batch: bool) -> Handler:
+def _describe(
+    target: Callable[..., Any], state: type[Any] | None, kept: Keeping, *, batch: bool
+) -> Handler:
     name = getattr(target, "__qualname__", repr(target))
     if not callable(target):
         raise ConfigurationError(f"handler {name}: is not callable; decorate a function or class")
@@ -305,6 +352,7 @@ def _describe(target: Callable[..., Any], state: type[Any] | None, *, batch: boo
         )
     if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
         raise ConfigurationError(f"handler {name}: must return its result; it has a yield")
+    _check_keeping(name, state, kept)
     if state is not None:
         _check_state(name, state)
     parameters = _parameters(name, call if inspect.isclass(target) else target)
@@ -313,7 +361,14 @@ def _describe(target: Callable[..., Any], state: type[Any] | None, *, batch: boo
     hints = _hints(call, parameters)
     arguments, body = _arguments(name, parameters, hints, state, batch=batch)
     return Handler(
-        target, state, batch, inspect.iscoroutinefunction(call), tuple(arguments), body, name
+        target,
+        state,
+        batch,
+        inspect.iscoroutinefunction(call),
+        tuple(arguments),
+        body,
+        name,
+        kept,
     )
 
 
@@ -431,6 +486,39 @@ def _adapter(name: str, what: str, kind: Any) -> TypeAdapter[Any]:
         raise ConfigurationError(
             f"handler {name}: pydantic can't read or write its {what} type {kind!r}: {error}"
         ) from error
+
+
+def _check_keeping(name: str, state: type[Any] | None, kept: Keeping) -> None:
+    ttl, version, migrate = kept.ttl, kept.version, kept.migrate
+    if state is None and kept != Keeping():
+        raise ConfigurationError(
+            f"handler {name}: ttl, version and migrate are about its state, and it has none; "
+            "give it state=..., or leave them out"
+        )
+    if ttl is not None and not (_is(ttl, int, float) and 0 < ttl < inf):
+        raise ConfigurationError(
+            f"handler {name}: ttl must be more than 0 seconds, or None for ever; got {ttl!r}"
+        )
+    if not _is(version, int) or version < 1:
+        raise ConfigurationError(
+            f"handler {name}: version must be a whole number, 1 or more; got {version!r}"
+        )
+    if migrate is None:
+        return
+    if not callable(migrate) or inspect.iscoroutinefunction(migrate):
+        raise ConfigurationError(
+            f"handler {name}: migrate must be a function (not async) of an older state and its "
+            f"version; got {migrate!r}"
+        )
+    if version == 1:
+        raise ConfigurationError(
+            f"handler {name}: version 1 has no older one to migrate from; raise the version"
+        )
+
+
+def _is(value: object, *kinds: type[Any]) -> bool:
+    """Whether it is of one of these types; True and False are numbers only to Python."""
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def _check_state(name: str, state: type[Any]) -> None:

@@ -20,8 +20,8 @@ from pydantic import TypeAdapter
 from pydantic import ValidationError as PydanticError
 
 from pipeline.batch import MessageBatch
-from pipeline.errors import ValidationError, mask_secrets
-from pipeline.handlers.api import Context, Handler, Reject, Retry, Signals
+from pipeline.errors import SerializationError, ValidationError, mask_secrets
+from pipeline.handlers.api import Context, Handler, Keeping, Reject, Retry, Signals
 from pipeline.message import Delivery
 from pipeline.outcomes import Reason
 from pipeline.retry import RetryPolicy
@@ -65,14 +65,43 @@ class Verdict:
 
 
 class StateCodec:
-    """Makes, writes and reads a handler's state."""
+    """Makes, writes and reads a handler's state.
 
-    def __init__(self, kind: type[Any]) -> None:
+    Args:
+        kind: the state's type.
+        kept: its version, how older ones are read, and how long it lives.
+    """
+
+    def __init__(self, kind: type[Any], kept: Keeping) -> None:
         self.new = kind
+        self.version = kept.version
+        self.ttl = kept.ttl
+        self._migrate = kept.migrate
         adapter: TypeAdapter[Any] = TypeAdapter(kind)
         # A value that doesn't fit its field is an error now, not when the state is read again.
         self.dump: Callable[[Any], bytes] = partial(adapter.dump_json, warnings="error")
-        self.load: Callable[[bytes], Any] = adapter.validate_json
+        self._read: Callable[[bytes], Any] = adapter.validate_json
+
+    def load(self, data: bytes, version: int) -> Any:
+        """Read a state that was written with this version of its type.
+
+        Raises:
+            Exception: whatever the type's own validators or the migration raise.
+            SerializationError: the version is newer, or older and there is no migration.
+        """
+        if version == self.version:
+            return self._read(data)
+        if version > self.version:
+            raise SerializationError(
+                f"it was written with version {version} and this handler knows {self.version}: "
+                "run the newer handler"
+            )
+        if self._migrate is None:
+            raise SerializationError(
+                f"it was written with version {version} and this handler's is {self.version}: "
+                "give @handler a migrate function"
+            )
+        return self._read(json.dumps(self._migrate(json.loads(data), version)).encode())
 
 
 class Runner:
@@ -96,7 +125,7 @@ class Runner:
     ) -> None:
         self.handler = handler
         self.signals = signals
-        self.codec = None if handler.state is None else StateCodec(handler.state)
+        self.codec = None if handler.state is None else StateCodec(handler.state, handler.kept)
         self.most_attempts = retry.max_attempts
         self._retry = retry
         self._exceptions = exceptions

@@ -14,6 +14,8 @@ from typing import Protocol, TypeVar
 _log = logging.getLogger("queue_runtime.drain")
 _ANSWER = 10.0
 """Seconds that a step that needs no user code may take before it is given up."""
+_GIVEN_BACK = 5.0
+"""Seconds in which what a killed handler had in hand is known to be free, and given back."""
 
 T = TypeVar("T")
 
@@ -76,7 +78,7 @@ class Drained:
     Args:
         left: messages whose end is left to lock expiry.
         unknown: receivers that did not say how many they left.
-        killed: handler actors that had to be killed.
+        killed: handler actors that had to be killed; what they had in hand is given back.
         steps: the steps, in order.
         errors: what went wrong on the way.
     """
@@ -90,7 +92,7 @@ class Drained:
     @property
     def clean(self) -> bool:
         """Whether nothing had to be left to lock expiry."""
-        return not self.left and not self.unknown and not self.killed
+        return not self.left and not self.unknown
 
 
 async def drain(
@@ -128,6 +130,7 @@ async def drain(
             # Whose message it is that does not end isn't known here: none of them ends by itself.
             await step("4 handlers are killed", [handler.kill() for handler in handlers], _ANSWER)
             report.killed = len(handlers)
+            await _idle(receivers, _GIVEN_BACK, "4 what they had in hand comes back", report)
     left = await step("5 sessions are given back", [one.close() for one in receivers], _ANSWER)
     report.left = sum(left)
     report.unknown = len(receivers) - len(left)

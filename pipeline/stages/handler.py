@@ -345,8 +345,10 @@ class HandlerCore:
 
     async def _begin(self, lanes: list[Lane]) -> None:
         keys = [lane.key for lane in lanes]
+        heads = [lane.queue[0] for lane in lanes]
+        holdings = [run.holdings[row] for run, row in heads]
         try:
-            records = await self._stored(lambda: self._store.load(keys))
+            records = await self._stored(lambda: self._store.load(keys, holdings))
         except _Draining:
             self._give_up(lanes)
             return

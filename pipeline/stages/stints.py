@@ -137,6 +137,7 @@ class Stint:
         "record",
         "record_version",
         "running",
+        "schema",
         "state",
         "top",
     )
@@ -155,10 +156,12 @@ class Stint:
         self.top = math.inf
         """No sequence above it was applied; known once a row was looked up in the record."""
         self.data = record.state
+        self.schema = record.schema
         self.state: Any = None
         self._broken: SerializationError | None = None
         known = here.cached.pop(lane.key, None)
-        if known is not None and known[0] == record.version:
+        # A state that expired has the version that it had: only the record knows.
+        if known is not None and known[0] == record.version and record.state is not None:
             self.state = known[1]
         else:
             self.undo()
@@ -277,7 +280,7 @@ class Stint:
         if codec is None:
             return
         try:
-            self.state = codec.new() if self.data is None else codec.load(self.data)
+            self.state = codec.new() if self.data is None else codec.load(self.data, self.schema)
             self._broken = None
         except Exception as error:  # noqa: BLE001 - the user's own validators may raise anything
             self._broken = SerializationError(f"the session's state can't be read: {error}")
@@ -313,6 +316,7 @@ class Stint:
                 raise SerializationError(
                     f"the state can't be written: {error}; keep to the types it declares"
                 ) from error
+        self.schema = codec.version
         self.change.writes_state = True
 
     # ---- after a row
@@ -388,7 +392,12 @@ class Stint:
 
     def finish(self) -> None:
         """No more rows: the commit can be made."""
-        self.change.state = self.data
+        change = self.change
+        change.state = self.data
+        change.schema = self.schema
+        codec = self._here.runner.codec
+        if codec is not None and codec.ttl is not None and self.data is not None:
+            change.expires_at = self._here.now() + codec.ttl
         self.counts["handled"] = len(self.change.applied)
 
     def _stop(self) -> None:

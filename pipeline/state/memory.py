@@ -7,10 +7,11 @@ the least recently used go beyond `most_records`, so that sessions seen once don
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
+from pipeline.clock import SystemClock
 from pipeline.errors import QueueError, StateConflict
-from pipeline.state.port import Applied, Change, SessionRecord
+from pipeline.state.port import Change, SessionRecord
 
 
 class MemoryStore:
@@ -18,6 +19,7 @@ class MemoryStore:
 
     Args:
         most_records: how many records without a state are kept.
+        now: the calendar's time, seconds since 1970; unset: the machine's.
 
     Example:
         >>> store = MemoryStore()
@@ -29,27 +31,41 @@ class MemoryStore:
         [b'{}', None]
     """
 
-    def __init__(self, most_records: int = 100_000) -> None:
+    def __init__(self, most_records: int = 100_000, now: Callable[[], float] | None = None) -> None:
         self._most = most_records
+        self._now = SystemClock().now if now is None else now
         self._records: dict[str, SessionRecord] = {}
         self._bare: OrderedDict[str, SessionRecord] = OrderedDict()
+        self._ending: OrderedDict[str, None] = OrderedDict()
+        """Keys whose state ends, in the order of their last commit: one handler's states all live
+        equally long, so that it is the order of their ends as well."""
 
     async def start(self) -> None:
         """Nothing to open."""
 
-    async def load(self, keys: Sequence[str]) -> list[SessionRecord]:
+    async def load(
+        self,
+        keys: Sequence[str],
+        holdings: Sequence[int] | None = None,  # noqa: ARG002 - nobody else writes these records
+    ) -> list[SessionRecord]:
         """The keys' records; a new one for a key that is not known."""
-        return [self._find(key) or SessionRecord() for key in keys]
+        now = self._now()
+        return [(self._find(key) or SessionRecord()).live(now) for key in keys]
 
     async def commit(self, changes: Sequence[Change]) -> list[QueueError | None]:
         """Apply changes, each whole or not at all."""
-        return [self._apply(change) for change in changes]
+        now = self._now()
+        answers = [self._apply(change, now) for change in changes]
+        self._drop_expired(now)
+        return answers
 
     async def states(self) -> AsyncIterator[tuple[str, bytes]]:
-        """All keys that have a state, with it."""
+        """All keys that have a state that has not expired, with it."""
+        now = self._now()
         for key, record in list(self._records.items()):
-            if record.state is not None:
-                yield key, record.state
+            state = record.live(now).state
+            if state is not None:
+                yield key, state
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -57,7 +73,7 @@ class MemoryStore:
     def _find(self, key: str) -> SessionRecord | None:
         return self._records.get(key) or self._bare.get(key)
 
-    def _apply(self, change: Change) -> QueueError | None:
+    def _apply(self, change: Change, now: float) -> QueueError | None:
         record = self._find(change.key)
         if record is None:
             record = SessionRecord()
@@ -66,30 +82,28 @@ class MemoryStore:
                 f"session {change.key!r} is at version {record.version}, not {change.version}: "
                 "another handler wrote it"
             )
-        record.version += 1
-        _change(record, change)
-        if record.state is None and not record.outbox and record.failure is None:
-            self._records.pop(change.key, None)
-            self._bare[change.key] = record
-            self._bare.move_to_end(change.key)
+        record.apply(change)
+        self._put(change.key, record.live(now))
+        return None
+
+    def _put(self, key: str, record: SessionRecord) -> None:
+        self._ending.pop(key, None)
+        if record.expires_at is not None:
+            self._ending[key] = None
+        if record.bare:
+            self._records.pop(key, None)
+            self._bare[key] = record
+            self._bare.move_to_end(key)
             if len(self._bare) > self._most:
                 self._bare.popitem(last=False)
         else:
-            self._bare.pop(change.key, None)
-            self._records[change.key] = record
-        return None
+            self._bare.pop(key, None)
+            self._records[key] = record
 
-
-def _change(record: SessionRecord, change: Change) -> None:
-    if change.applied:
-        applied = record.applied.get(change.source)
-        if applied is None:
-            applied = record.applied[change.source] = Applied()
-        applied.extend(change.applied, change.settled_below)
-    if change.writes_state:
-        record.state = change.state
-    if change.sent:
-        del record.outbox[: change.sent]
-    record.outbox.extend(change.outbox)
-    if change.writes_failure:
-        record.failure = change.failure
+    def _drop_expired(self, now: float) -> None:
+        while self._ending:
+            key = next(iter(self._ending))
+            record = self._records[key]
+            if record.live(now) is record:
+                return
+            self._put(key, record.live(now))

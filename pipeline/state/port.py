@@ -4,13 +4,27 @@ A store keeps one `SessionRecord` for each key (a pipeline's session, or one mes
 have no order). One handler at a time owns a key; a store that several processes share refuses a
 handler that lost it by comparing versions. All methods are coroutines, called from the handler
 core's loop, one commit and one load at a time, never both on one key.
+
+A store that can't read or write now (its disk is full or read-only, its file is locked, its service
+doesn't answer) says so with a transient error: `load` and `states` raise it, `commit` answers with
+it for each change of which nothing was applied. The store itself doesn't wait for better times and
+keeps nothing of what it refused: the handler core waits and makes the same call again. An error
+that isn't transient means that trying again is no use. `StateConflict` is neither: the record has
+another version, so the change was made from something that no longer holds, and is dropped.
+
+A record without a state, an outbox or a failure is only the memory of what was applied. A store
+keeps a bounded number of those, or keeps them for a bounded time: at least until the provider can't
+deliver the message again.
+
+A state may have an end (`Change.expires_at`). From then on the record reads as one without a state;
+its version and what was applied of it stay. The calendar's time is the store's argument.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pipeline.errors import QueueError
@@ -27,6 +41,7 @@ class Applied:
 
     def __init__(self) -> None:
         self.top = -1
+        """The highest sequence that was applied."""
         self._recent: deque[tuple[int, str]] = deque()
 
     def __contains__(self, message: tuple[int, str]) -> bool:
@@ -93,10 +108,12 @@ class SessionRecord:
 
     Args:
         version: grows with each commit.
-        state: the user's state as JSON; None: none yet, or ended.
+        state: the user's state as JSON; None: none yet, ended, or expired.
         applied: source to the record of what was applied of it.
         outbox: what was sent and is not confirmed, in order.
         failure: how far its first message has failed.
+        schema: the version of the state's type that the state was written with.
+        expires_at: when the state ends, seconds since 1970; None: never.
     """
 
     version: int = 0
@@ -104,11 +121,49 @@ class SessionRecord:
     applied: dict[str, Applied] = field(default_factory=dict)
     outbox: list[Pending] = field(default_factory=list)
     failure: Failure | None = None
+    schema: int = 1
+    expires_at: float | None = None
 
     def has(self, source: str, message: tuple[int, str]) -> bool:
         """Whether a message of this source was applied."""
         applied = self.applied.get(source)
         return applied is not None and message in applied
+
+    @property
+    def bare(self) -> bool:
+        """Whether it is only the memory of what was applied."""
+        return self.state is None and not self.outbox and self.failure is None
+
+    def live(self, now: float) -> SessionRecord:
+        """The record as it reads at this time: without a state that has expired."""
+        if self.expires_at is None or now < self.expires_at:
+            return self
+        return replace(self, state=None, expires_at=None)
+
+    def apply(self, change: Change, applied: Callable[[], Applied] = Applied) -> None:
+        """Make a commit's change; a store's own work.
+
+        Args:
+            change: made from this version.
+            applied: makes the record of a source that was not known.
+        """
+        self.version += 1
+        if change.applied:
+            known = self.applied.get(change.source)
+            if known is None:
+                known = self.applied[change.source] = applied()
+            known.extend(change.applied, change.settled_below)
+        if change.writes_state:
+            self.state = change.state
+            self.schema = change.schema
+            self.expires_at = change.expires_at
+        elif change.expires_at is not None:
+            self.expires_at = change.expires_at
+        if change.sent:
+            del self.outbox[: change.sent]
+        self.outbox.extend(change.outbox)
+        if change.writes_failure:
+            self.failure = change.failure
 
 
 @dataclass(slots=True)
@@ -127,6 +182,8 @@ class Change:
         sent: how many of the outbox, from the front, are confirmed.
         failure: the new failure, when `writes_failure`.
         writes_failure: whether the failure changes.
+        schema: the version of the state's type, when `writes_state`.
+        expires_at: when the state, new or as it is, ends; None: a new one never, else as before.
     """
 
     key: str
@@ -140,6 +197,8 @@ class Change:
     sent: int = 0
     failure: Failure | None = None
     writes_failure: bool = False
+    schema: int = 1
+    expires_at: float | None = None
 
     @property
     def empty(self) -> bool:
@@ -153,20 +212,43 @@ class StateStore(Protocol):
     """Keeps session records."""
 
     async def start(self) -> None:
-        """Open what is needed; idempotent."""
+        """Open what is needed; idempotent.
 
-    async def load(self, keys: Sequence[str]) -> list[SessionRecord]:
-        """The keys' records, in order; a new one for a key that is not known."""
+        Raises:
+            ConfigurationError: what the configuration names can't be opened, or isn't a store of
+                this kind and format; the message says what to do. Nothing of it was changed.
+        """
+
+    async def load(
+        self, keys: Sequence[str], holdings: Sequence[int] | None = None
+    ) -> list[SessionRecord]:
+        """The keys' records, in order; a new one for a key that is not known.
+
+        Args:
+            keys: which; each once.
+            holdings: for each key the possession in which it is read. A record that the store has
+                cached under another one may have been written by another process since, and is
+                read anew. None: the caller has gone on holding what it read.
+
+        Raises:
+            ProviderError: it can't be read; trying again helps when the error is transient.
+        """
 
     async def commit(self, changes: Sequence[Change]) -> list[QueueError | None]:
-        """Apply changes, each whole or not at all, durable when this returns.
+        """Apply changes, each of another key, each whole or not at all, durable when this returns.
 
-        One answer a change, in order: None, or `StateConflict` when the version is another, or the
-        error of the store. Raises nothing for a single change.
+        One answer a change, in order: None, or `StateConflict` when the version is another, or a
+        `ProviderError` when the store can't write now; nothing of a change that has an error was
+        applied, and making it again is right. Raises nothing for a single change. A record that
+        `load` gave is not changed by it, or changed in its place: read no record across a commit.
         """
 
     def states(self) -> AsyncIterator[tuple[str, bytes]]:
-        """All keys that have a state, with it."""
+        """All keys that have a state that has not expired, with it; in no certain order.
+
+        Raises:
+            ProviderError: it can't be read.
+        """
 
     async def close(self) -> None:
-        """Close what is open; idempotent."""
+        """Close what is open; idempotent. What was committed stays as durable as it was."""

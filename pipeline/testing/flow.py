@@ -98,7 +98,7 @@ class FlowSettings:
     exceptions: dict[type[BaseException], str] = field(default_factory=dict)
     timeout: float = 300.0
     concurrency: int = 64
-    store_of: Callable[[int], MemoryStore] = lambda _: MemoryStore()
+    store_of: Callable[[int], MemoryStore] | None = None
     wire: Callable[[RunCalls], RunCalls] = Wire
     source: Callable[[Receiver], Receiver] = lambda receiver: receiver
 
@@ -159,7 +159,7 @@ class Flow:
                         batch_rows=settings.batch_rows,
                     ),
                     self._handler,
-                    settings.store_of(number),
+                    self._store(number),
                     InlineHands(),
                     self._clock,
                     loop.time,
@@ -191,6 +191,10 @@ class Flow:
             self.receivers.append(await self._receiver(number, ordered, table))
         for receiver in self.receivers:
             await receiver.start()
+
+    def _store(self, number: int) -> MemoryStore:
+        make = self._settings.store_of
+        return MemoryStore(now=self._clock.now) if make is None else make(number)
 
     async def _receiver(self, number: int, ordered: bool, table: SlotTable) -> ReceiverCore:
         settings = self._settings

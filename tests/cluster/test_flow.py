@@ -129,7 +129,7 @@ async def test_a_drain_lets_running_messages_finish_and_gives_the_rest_back(
 
 @pytest.mark.spec("F6")
 async def test_a_handler_that_does_not_end_is_killed(ray_cluster: None) -> None:
-    """A sync handler deaf to the drain is killed, and the drain says what it left."""
+    """A sync handler deaf to the drain is killed, and what it had in hand is given back."""
     one = runtime(
         "deaf",
         {"one": pipeline("slow")},
@@ -140,8 +140,10 @@ async def test_a_handler_that_does_not_end_is_killed(ray_cluster: None) -> None:
         await one.client.send("first", Message(b"600", session="a"))
         await asyncio.sleep(1.0)
         drained = await one.drain()
-    assert not drained.clean
-    assert (drained.left, drained.killed) == (1, 1)
+        depth = await one.client.depth("first")
+    assert drained.clean
+    assert (drained.left, drained.killed) == (0, 1)
+    assert (depth.available, depth.in_hand) == (1, 0)
 
 
 @pytest.mark.spec("F6", "H6")

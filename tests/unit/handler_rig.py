@@ -64,7 +64,7 @@ class Rig:
         clock: Callable[[], float] = now,
         **settings: Any,
     ) -> None:
-        self.store = store if store is not None else MemoryStore()
+        self.store = store if store is not None else MemoryStore(now=now)
         self.target = Target()
         self.errors: list[BaseException] = []
         settings.setdefault("retry", POLICY)

@@ -64,7 +64,7 @@ PIPELINE = "pipelines/p"
         (
             "connections/main/host",
             "x",
-            "connections.main.host: unknown key; the keys here are: provider; got 'x'",
+            "connections.main.host: unknown key; the keys here are: provider, run; got 'x'",
         ),
         (
             "name",
@@ -360,7 +360,7 @@ def test_a_secret_in_clear_is_refused_and_not_printed(key: str, value: object) -
 @pytest.mark.spec("P8")
 def test_a_key_that_looks_like_a_secret_s_is_told_why() -> None:
     text = told(put("connections/main/password", "hunter2"))
-    assert text.endswith("provider; and a secret is never written in clear; got ***")
+    assert text.endswith("provider, run; and a secret is never written in clear; got ***")
 
 
 def test_a_name_somebody_chose_hides_nothing() -> None:

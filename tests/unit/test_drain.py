@@ -105,8 +105,9 @@ async def test_what_does_not_end_is_killed() -> None:
     journal: list[str] = []
     receiver = Part("c", journal, busy=1000, left=3)
     report = await drained(receiver, Part("r", journal), Part("h", journal))
-    assert journal[3:] == ["c.idle", "h.stop_running", "c.idle", "h.kill", "c.close"]
-    assert now() == 40
+    ends = ["c.idle", "h.stop_running", "c.idle", "h.kill", "c.idle", "c.close"]
+    assert journal[3:] == ends
+    assert now() == 45
     assert (report.left, report.killed, report.clean) == (3, 1, False)
 
 

@@ -576,10 +576,12 @@ class Refusing(MemoryStore):
             raise self.errors.pop(0)
         return await super().commit(changes)
 
-    async def load(self, keys: Sequence[str]) -> list[SessionRecord]:
+    async def load(
+        self, keys: Sequence[str], holdings: Sequence[int] | None = None
+    ) -> list[SessionRecord]:
         if self.broken is not None:
             raise self.broken
-        return await super().load(keys)
+        return await super().load(keys, holdings)
 
 
 @BOTH
