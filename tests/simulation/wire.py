@@ -257,11 +257,13 @@ class FarStore:
     async def close(self) -> None:
         """Nothing to close."""
 
-    async def load(self, keys: Sequence[str]) -> list[SessionRecord]:
+    async def load(
+        self, keys: Sequence[str], holdings: Sequence[int] | None = None
+    ) -> list[SessionRecord]:
         """Read records."""
 
         async def do() -> list[SessionRecord]:
-            return [copied(record) for record in await self._world.store.load(keys)]
+            return [copied(record) for record in await self._world.store.load(keys, holdings)]
 
         records: list[SessionRecord] = await self._service.call("load", do)
         return records

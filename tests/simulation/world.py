@@ -64,7 +64,7 @@ class World:
         )
         self._queues = {QUEUE: queue}
         self.broker = MemoryBroker(self._queues, self._clock("broker"))
-        self.store = MemoryStore()
+        self.store = MemoryStore(now=self._clock("store").now)
         self._table = SlotTable.spread(plan.handlers, plan.routers)
         self._handler = handler_of(plan.kind, self.journal, self._kill_itself)
         self._retry = RetryPolicy(ATTEMPTS, 0.5, 5.0, 2.0, jitter="half")
