@@ -16,7 +16,10 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-ROOT = Path(__file__).parents[2]
+_PIPELINE = importlib.util.find_spec("pipeline")
+assert _PIPELINE is not None
+assert _PIPELINE.origin is not None
+ROOT = Path(_PIPELINE.origin).parents[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +114,10 @@ BUGS = (
         "the record is keyed by sequence alone",
         "F4: only a delivery in the record is completed without a run",
         "pipeline.state.port",
-        """        return message[0] <= self.top and message in self._recent
+        """        applied = self.applied.get(source)
+        return applied is not None and message in applied
 """,
-        """        return message[0] <= self.top
+        """        return any(message[0] <= one.top for one in self.applied.values())
 """,
     ),
     Bug(

@@ -67,8 +67,8 @@ class Journal:
     now: Callable[[], float]
     tell: Callable[[Broken], None]
     events: list[tuple[Any, ...]] = field(default_factory=list)
-    places: dict[int, Place] = field(default_factory=dict)
-    """Sequence to message."""
+    places: dict[tuple[str, int], Place] = field(default_factory=dict)
+    """(source, sequence) to message."""
     applied: dict[Place, Process] = field(default_factory=dict)
     """What is in the store, and who put it there."""
     completed: set[Place] = field(default_factory=set)
@@ -98,8 +98,8 @@ class Journal:
 
     @property
     def finished(self) -> bool:
-        """Whether every message has ended."""
-        return len(self.completed) + len(self.dead) == len(self.plan.fates)
+        """Whether every message that was sent has ended."""
+        return len(self.completed) + len(self.dead) == len(self.places)
 
     # ---------------------------------------------------------------- the handler
 
@@ -192,7 +192,7 @@ class Journal:
     def committed(self, process: Process, change: Change, refusal: object) -> None:
         """The store answered a change: it did it, or refused it."""
         session = change.key
-        positions = [self.places[sequence][1] for sequence, _ in change.applied]
+        positions = [self.places[change.source, sequence][1] for sequence, _ in change.applied]
         if refusal is not None:
             self.note("refused", process.name, session, *positions)
             self._handled.pop((process, session), None)
@@ -221,9 +221,10 @@ class Journal:
 
     # ---------------------------------------------------------------- the broker
 
-    def sent(self, places: Iterable[Place], sequences: Iterable[int]) -> None:
+    def sent(self, source: str, places: Iterable[Place], sequences: Iterable[int]) -> None:
         """Messages went into the queue."""
-        self.places.update(zip(sequences, places, strict=True))
+        for place, sequence in zip(places, sequences, strict=True):
+            self.places[source, sequence] = place
 
     def received(self, process: Process, lane: int, got: BrokerReceived) -> None:
         """A receive brought messages."""

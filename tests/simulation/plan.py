@@ -65,6 +65,8 @@ class Plan:
         concurrency: sessions an async handler runs at once.
         fates: what happens to each message, by (session, position), in the order of sending.
         later: how many of them are sent while the run goes on.
+        anew: whether the others have ended before, and the broker was made anew: its sequences
+            begin at 1 again, and everything else has started anew, but for the store.
         pace: the longest that a call takes without any fault, in seconds.
     """
 
@@ -82,6 +84,7 @@ class Plan:
     concurrency: int
     fates: dict[tuple[str, int], Fate]
     later: int
+    anew: bool
     pace: float
 
     def __str__(self) -> str:
@@ -119,6 +122,7 @@ def plan_of(seed: int) -> Plan:
         concurrency=dice.choice((1, 2, 64)),
         fates=fates,
         later=dice.randint(0, len(fates)),
+        anew=dice.random() < 0.15,
         pace=dice.choice((0.0, 0.002, 0.05)),
     )
 

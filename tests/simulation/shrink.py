@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from tests.simulation.faults import Fault
 from tests.simulation.run import Result, simulate
 
 _EVENTS = 30
+Run: TypeAlias = Callable[[int, Sequence[Fault]], Result]
 
 
-def shrink(result: Result) -> Result:
-    """The run with as few and as short faults as break the same law."""
-    assert result.broken is not None
-    best = _fewer(result)
+def shrink(result: Result, run: Run = simulate) -> Result:
+    """The run with as few and as short faults as break the same law.
+
+    Args:
+        result: of a run that broke one.
+        run: runs a seed with other faults.
+    """
+    best = _fewer(result, run)
     for at in range(len(best.faults)):
         for seconds in (0.0, 0.1, 1.0):
             fault = best.faults[at]
             if seconds >= fault.seconds:
                 break
             faults = [*best.faults[:at], replace(fault, seconds=seconds), *best.faults[at + 1 :]]
-            found = _still(best, faults)
+            found = _still(run, best, faults)
             if found is not None:
                 best = found
                 break
     return best
 
 
-def _fewer(result: Result) -> Result:
+def _fewer(result: Result, run: Run) -> Result:
     """Leave faults out: half of them at once, then fewer, down to one by one."""
-    best = _still(result, [one for one in result.faults if one in result.struck]) or result
+    best = _still(run, result, [one for one in result.faults if one in result.struck]) or result
     size = max(1, len(best.faults) // 2)
     while True:
         at, before = 0, len(best.faults)
         while at < len(best.faults):
-            found = _still(best, [*best.faults[:at], *best.faults[at + size :]])
+            found = _still(run, best, [*best.faults[:at], *best.faults[at + size :]])
             if found is None:
                 at += size
             else:
@@ -45,11 +51,12 @@ def _fewer(result: Result) -> Result:
         size = max(1, size // 2)
 
 
-def _still(result: Result, faults: Sequence[Fault]) -> Result | None:
-    assert result.broken is not None
-    found = simulate(result.plan.seed, faults)
-    same = found.broken is not None and found.broken.law == result.broken.law
-    return found if same else None
+def _still(run: Run, result: Result, faults: Sequence[Fault]) -> Result | None:
+    """The run with these faults, if it breaks the same law."""
+    found = run(result.plan.seed, faults)
+    if found.broken is None or result.broken is None or found.broken.law != result.broken.law:
+        return None
+    return found
 
 
 def told(result: Result, *, events: int = _EVENTS) -> str:

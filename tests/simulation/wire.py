@@ -68,14 +68,15 @@ class Link:
         self._name = f"{caller.slot.name} > {callee.slot.name}"
         self._stream = stream(self._name)
         self._rows: dict[int, list[Place]] = {}
-        self.out: dict[Place, int] = {}
+        self._out: dict[Place, int] = {}
         """The messages that the callee has in hand as far as the caller knows, and their calls."""
+        self._dead = False
 
     async def run(self, header: Header, batch: MessageBatch) -> Part:
         """Carry the rows over."""
         places = [place_of(body) for body in batch.values("body")]
         self._rows[header.number] = places
-        self.out |= dict.fromkeys(places, header.number)
+        self._out |= dict.fromkeys(places, header.number)
         part: Part = await self._call(self._callee.core.run, header, batch)
         return self._known(header.number, part)
 
@@ -88,8 +89,8 @@ class Link:
         places = self._rows[number]
         ended = [*part.completed, *(outcome.row for outcome in part.others)]
         for row in range(len(places)) if part.last else ended:
-            if self.out.get(places[row]) == number:
-                del self.out[places[row]]
+            if self._out.get(places[row]) == number:
+                del self._out[places[row]]
         return part
 
     async def _call(self, method: Callable[..., Any], *args: Any) -> Any:
@@ -115,8 +116,17 @@ class Link:
             )
         try:
             return await answer
+        except ProcessDied:
+            self._heard_of_death()
+            raise
         finally:
             self._callee.answers.pop(answer, None)
+
+    def _heard_of_death(self) -> None:
+        """It may count as an attempt of the message that was alone there, and of no other."""
+        if not self._dead and len(self._out) == 1 and self._callee.slot.role == "handler":
+            self._world.journal.died_alone(next(iter(self._out)))
+        self._dead = True
 
     def _arrive(
         self,
@@ -167,8 +177,19 @@ class Service:
         self._name = f"{process.slot.name} > {name}"
         self._streams: dict[str, int] = {}
 
-    async def call(self, what: str, do: Callable[[], Any]) -> Any:
-        """Do it, unless it fails; `do` is a coroutine function, run by nobody's process."""
+    async def call(
+        self,
+        what: str,
+        do: Callable[[], Any],
+        unheard: Callable[[Any], Any] | None = None,
+    ) -> Any:
+        """Do it, unless it fails.
+
+        Args:
+            what: the call's name.
+            do: a coroutine function, run by nobody's process.
+            unheard: what the other side does when its answer does not arrive.
+        """
         where = f"{self._name}: {what}"
         number, fault = self._world.schedule.next_call(where)
         of = self._streams.get(what) or self._streams.setdefault(what, stream(where))
@@ -182,9 +203,14 @@ class Service:
         task.add_done_callback(lambda task: _pass_on(task, answer), context=NOBODY)
         result = await answer
         await asyncio.sleep(self._world.delay(of, -number))
-        if fault is not None and fault.kind == "fail":
-            raise Timeout(f"{where}: done, but the answer is lost")
-        self._check_cut(where, None)
+        try:
+            self._check_cut(where, None)
+            if fault is not None and fault.kind == "fail":
+                raise Timeout(f"{where}: done, but the answer is lost")
+        except QueueError:
+            if unheard is not None:
+                await unheard(result)
+            raise
         return result
 
     def _check_cut(self, where: str, fault: Fault | None) -> None:
@@ -215,12 +241,13 @@ class FarBroker:
     """The broker as one process reaches it (see `BrokerCalls`); the journal sees what is done."""
 
     def __init__(self, world: Surroundings, process: Process) -> None:
-        self._world = world
+        self._broker = world.broker
+        self._journal = world.journal
         self._process = process
         self._service = Service(world, process, "broker")
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._world.broker, name)
+        method = getattr(self._broker, name)
 
         async def call(*args: Any, **named: Any) -> Any:
             async def do() -> Any:
@@ -228,12 +255,19 @@ class FarBroker:
                 self._note(name, args, result)
                 return result
 
-            return await self._service.call(name, do)
+            async def take_back(got: Any) -> None:
+                # As a provider does whose connection breaks under an answer.
+                broker, lane = self._broker, args[0]
+                await broker.release(lane, got.receipts)
+                if got.opened:
+                    await broker.release_sessions(lane, [one.number for one in got.opened])
+
+            return await self._service.call(name, do, take_back if name == "receive" else None)
 
         return call
 
     def _note(self, name: str, args: tuple[Any, ...], result: Any) -> None:
-        journal = self._world.journal
+        journal = self._journal
         if name == "receive":
             journal.received(self._process, args[0], result)
         elif name in ("complete", "dead_letter", "release", "abandon"):

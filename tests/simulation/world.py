@@ -101,37 +101,52 @@ class World:
             Broken: a law was broken.
         """
         fates = list(self.plan.fates)
-        early = len(fates) - self.plan.later
-        await self._send(fates[:early])
+        early, later = fates[: -self.plan.later or None], fates[len(fates) - self.plan.later :]
+        await self._send(early)
         for slot in self.slots:
             await self._make(slot)
-        self._loop.call_later(
-            1.0, lambda: self._loop.create_task(self._send(fates[early:])), context=NOBODY
-        )
-        try:
-            async with asyncio.timeout(_MOST_SECONDS):
-                await self._settled()
-        except TimeoutError:
-            self.journal.broken("every message ends", self._missing())
-            await self._end
+        if self.plan.anew:
+            await self._settled()
+            self._make_anew()
+            await self._send(later)
+        else:
+            await asyncio.sleep(1.0)
+            await self._send(later)
+        await self._settled()
         self.schedule.over = True
         await asyncio.sleep(45.0)  # what the last faults left comes to its end
         await self._drain()
         if self._end.done():
             await self._end
 
+    def _make_anew(self) -> None:
+        """Another broker takes the place of the one that is empty, and all processes start anew."""
+        self.broker = MemoryBroker(self._queues, self._clock("broker made anew"))
+        for slot in self.slots:
+            if slot.standing:
+                self._lose(slot.here, back=0.1)
+
     async def _send(self, places: list[tuple[str, int]]) -> None:
         rows = [
-            to_row(Message(f"{session}:{position}".encode(), id=f"m-{session}-{position}",
-                           session=session))
+            to_row(
+                Message(
+                    f"{session}:{position}".encode(),
+                    id=f"m-{session}-{position}",
+                    session=session,
+                )
+            )
             for session, position in places
         ]
         sent = await self.broker.send(QUEUE, rows)
-        self.journal.sent(places, sent.sequences)
+        self.journal.sent(await self.broker.source(QUEUE), places, sent.sequences)
 
     async def _settled(self) -> None:
+        """Wait until every message that was sent has ended."""
+        end = self._loop.time() + _MOST_SECONDS
         while not self.journal.finished:
-            await asyncio.wait([self._end], timeout=5.0)
+            await asyncio.wait([self._end], timeout=1.0)
+            if self._loop.time() > end:
+                self.journal.broken("every message ends", self._missing())
             if self._end.done():
                 await self._end
 
@@ -139,7 +154,7 @@ class World:
         journal = self.journal
         left = [
             f"{session}:{position}"
-            for session, position in self.plan.fates
+            for session, position in journal.places.values()
             if (session, position) not in journal.completed
             and (session, position) not in journal.dead
         ]
@@ -316,23 +331,10 @@ class World:
             self.journal.died(process)
 
     def _tell_callers(self, process: Process) -> None:
-        alone = self._only_message(process)
-        if alone is not None:
-            self.journal.died_alone(alone)
         for answer in list(process.answers):
             if not answer.done():
                 answer.set_exception(ProcessDied(process.name))
                 answer.exception()
-
-    def _only_message(self, process: Process) -> tuple[str, int] | None:
-        """The one message that may have been in a dead handler's hands, as its router knows."""
-        if process.slot.role != "handler":
-            return None
-        router = self.routers[self._table.routers[process.slot.number]].process
-        link = self._links.get((router, process)) if router is not None else None
-        if link is None or len(link.out) != 1:
-            return None
-        return next(iter(link.out))
 
     # ---------------------------------------------------------------- at every step, and at the end
 
@@ -387,7 +389,7 @@ class World:
             self._empty(process, "running", process.core.stats()["running"])
         counters = await self.broker.counters(QUEUE)
         depth = await self.broker.depth(QUEUE)
-        if counters.completed + counters.dead_lettered != len(self.plan.fates) or depth.in_hand:
+        if counters.completed + counters.dead_lettered != counters.sent or depth.in_hand:
             self.journal.broken("every message ends", f"the broker has {counters} and {depth}")
         for task in self._loop.tasks:
             name = task.get_name()
