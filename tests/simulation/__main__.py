@@ -27,7 +27,7 @@ def main() -> int:
 
     if given.seed is not None:
         good, words = report(given.seed, explain=given.explain)
-        print(words)
+        sys.stdout.write(f"{words}\n")
         return int(not good)
     began = perf_counter()
     ran = failed = 0
@@ -35,10 +35,12 @@ def main() -> int:
         ran += 1
         if seed is not None:
             failed += 1
-            print(report(seed, shrunk=given.bug is None)[1], "\n", flush=True)
+            sys.stdout.write(f"{report(seed, shrunk=given.bug is None)[1]}\n\n")
+            sys.stdout.flush()
             if given.first:
                 break
-    print(f"{ran} seeds, {failed} failed, {ran / (perf_counter() - began):.1f} seeds/s")
+    rate = ran / (perf_counter() - began)
+    sys.stdout.write(f"{ran} seeds, {failed} failed, {rate:.1f} seeds/s\n")
     return min(failed, 1)
 
 

@@ -1,4 +1,4 @@
-"""Many seeds one after the other, in one process or in several, and what to say of those that fail."""
+"""Many seeds, in one process or in several, and what is to be said of those that fail."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Fault:
     """One thing that goes wrong.
 
     Args:
-        where: a process ("handler 0"), or a way ("router 0 > handler 1", "handler 0 > store: load").
+        where: a process ("handler 0") or a way ("router 0 > handler 1", "handler 0 > store: load").
         at: at which of its steps or calls, 1 the first.
         kind: a key of STEPS, CALLS or SERVICES.
         seconds: how long it lasts, where that means something.

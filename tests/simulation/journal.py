@@ -132,9 +132,7 @@ class Journal:
     ) -> None:
         place = (session, position)
         missing = [
-            one
-            for one in range(position)
-            if one not in handled and not self._ended((session, one))
+            one for one in range(position) if one not in handled and not self._ended((session, one))
         ]
         if missing:
             self.broken("order", f"{process.name} begins {session}:{position} before {missing}")
@@ -182,9 +180,7 @@ class Journal:
     def _running(self, session: str, holding: int) -> list[Runs]:
         """The calls under this holding, in processes that are taken to be alive."""
         return [
-            run
-            for run in self._open[session]
-            if run.holding == holding and not run.process.zombie
+            run for run in self._open[session] if run.holding == holding and not run.process.zombie
         ]
 
     # ---------------------------------------------------------------- the store

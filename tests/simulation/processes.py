@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +53,19 @@ class Slot:
         return self.process
 
 
+@dataclass(eq=False, slots=True)
+class _Due:
+    """A callback that is to run, and the handle by which it can be cancelled until then."""
+
+    callback: Callable[..., None]
+    args: tuple[Any, ...]
+    context: Context
+    handle: asyncio.Handle | None = None
+
+    def cancelled(self) -> bool:
+        return self.handle is not None and self.handle.cancelled()
+
+
 @dataclass(eq=False)
 class Process:
     """One incarnation of a core.
@@ -69,7 +83,7 @@ class Process:
     dead: bool = False
     zombie: bool = False
     """Taken for dead, yet going on."""
-    still: list[tuple[Callable[..., None], tuple[Any, ...], Context]] | None = None
+    still: list[_Due] | None = None
     answers: dict[asyncio.Future[Any], None] = field(default_factory=dict)
     """What callers wait for from here."""
     context: Context = field(init=False)
@@ -86,12 +100,12 @@ class Process:
         """Whether others take it for dead."""
         return self.dead or self.zombie
 
-    def step(self, callback: Callable[..., None], args: tuple[Any, ...], context: Context) -> None:
+    def step(self, due: _Due) -> None:
         """Take one step, unless that is not to be."""
-        if self.dead:
+        if self.dead or due.cancelled():
             return
         if self.still is not None:
-            self.still.append((callback, args, context))
+            self.still.append(due)
             return
         slot = self.slot
         if slot.process is self:
@@ -100,9 +114,9 @@ class Process:
             if fault is not None:
                 self.strike(self, fault)
                 if self.dead or self.still is not None:
-                    self.step(callback, args, context)
+                    self.step(due)
                     return
-        callback(*args)
+        due.callback(*due.args)
         self.watch(self)
 
     def stand_still(self, seconds: float) -> None:
@@ -113,8 +127,9 @@ class Process:
     def _go_on(self) -> None:
         due, self.still = self.still or [], None
         loop = asyncio.get_running_loop()
-        for callback, args, context in due:
-            loop.call_soon(callback, *args, context=context)
+        assert isinstance(loop, ProcessLoop)
+        for one in due:
+            loop.call_due(self, one)
 
     def spawn(self, work: Any) -> asyncio.Task[Any]:
         """Run a coroutine here."""
@@ -146,7 +161,13 @@ class ProcessLoop(VirtualLoop):
             return super().call_soon(callback, *args, context=context)
         if context is None:
             context = copy_context()
-        return super().call_soon(process.step, callback, args, context, context=context)
+        due = _Due(callback, args, context)
+        due.handle = handle = self.call_due(process, due)
+        return handle
+
+    def call_due(self, process: Process, due: _Due) -> asyncio.Handle:
+        """Let a process run a callback in the next pass."""
+        return super().call_soon(process.step, due, context=due.context)
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
@@ -157,7 +178,9 @@ class ProcessLoop(VirtualLoop):
             return super().call_at(when, callback, *args, context=context)
         if context is None:
             context = copy_context()
-        return super().call_at(when, process.step, callback, args, context, context=context)
+        due = _Due(callback, args, context)
+        due.handle = timer = super().call_at(when, process.step, due, context=context)
+        return timer
 
     def _task(
         self, loop: asyncio.AbstractEventLoop, work: Any, context: Context | None = None
@@ -173,9 +196,7 @@ class ProcessLoop(VirtualLoop):
         for task in self.tasks:
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
-                try:
+                with suppress(BaseException):  # whatever a dead process's code has to say
                     task.get_coro().close()  # type: ignore[union-attr]
-                except BaseException:  # noqa: BLE001, S110 - whatever a dead process's code says
-                    pass
             elif not task.cancelled():
                 task.exception()

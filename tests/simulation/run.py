@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any
 
 from tests.simulation.faults import Fault, Schedule, draw
 from tests.simulation.journal import Broken
@@ -65,13 +68,22 @@ async def _run(world: World) -> None:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, ProcessLoop)
     loop.set_exception_handler(
-        lambda _, context: world.journal.broken("no defects", str(context.get("exception", context)))
+        lambda _, context: world.journal.broken("no defects", _words(context))
     )
     try:
         await world.run()
     finally:
         world.journal.over = True
         loop.bury()
+
+
+def _words(context: dict[str, Any]) -> str:
+    """What the loop says of an exception that nobody caught: what, and where from."""
+    error = context.get("exception")
+    if error is None:
+        return str(context.get("message"))
+    where = [f"{Path(one.filename).name}:{one.lineno}" for one in extract_tb(error.__traceback__)]
+    return f"{error!r} from {' '.join(where[-4:])}"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What the simulation is worth: with one law broken in one line, it finds that within a few seeds."""
+"""What the simulation is worth: one law broken in one line is found within a few seeds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_planted_bug_is_found(bug: Bug) -> None:
     """One of the first seeds fails, and says which law it was."""
     done = simulation("--bug", bug.name, "--first", "--seeds", str(WITHIN), "--jobs", "2")
     assert done.returncode == 1, f"{bug.law}: not found within {WITHIN} seeds\n{done.stdout}"
-    assert re.search(r"^seed \d+: ", done.stdout, re.M), done.stdout
+    assert re.search(r"^seed \d+: ", done.stdout, re.MULTILINE), done.stdout
 
 
 @pytest.mark.spec("T6")

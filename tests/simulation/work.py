@@ -171,8 +171,11 @@ def _batch(journal: Journal, kill: Kill) -> Handler:
             return None
         all_.send(context)
         try:
-            await asyncio.sleep(max(fate.seconds for fate in all_.fates if fate.kind != "retry")
-                                if any(fate.kind != "retry" for fate in all_.fates) else 0)
+            await asyncio.sleep(
+                max(fate.seconds for fate in all_.fates if fate.kind != "retry")
+                if any(fate.kind != "retry" for fate in all_.fates)
+                else 0
+            )
             if all_.deadly:
                 kill(_process())
                 await asyncio.get_running_loop().create_future()

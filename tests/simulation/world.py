@@ -1,14 +1,14 @@
-"""A cluster in one thread: processes made of the real cores, and a supervisor that replaces them."""
+"""A cluster in one thread: processes of the real cores, and a supervisor that replaces them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 from pipeline.clock import SeededClock
 from pipeline.config import MemoryQueue
+from pipeline.errors import QueueError
 from pipeline.message import Message, to_row
 from pipeline.names import QueueName
 from pipeline.providers.memory import MemoryBroker, MemoryProvider
@@ -21,6 +21,7 @@ from pipeline.stages.router import RouterCore, RouterSettings
 from pipeline.stages.workers import InlineHands
 from pipeline.state.memory import MemoryStore
 from tests.simulation.chance import chance, stream
+from tests.simulation.ending import QUEUE, drained
 from tests.simulation.faults import EVERYTHING, Fault, Schedule
 from tests.simulation.journal import Broken, Journal
 from tests.simulation.plan import ATTEMPTS, VISIBILITY, Plan
@@ -28,18 +29,10 @@ from tests.simulation.processes import NOBODY, Process, ProcessLoop, Slot
 from tests.simulation.wire import FarBroker, FarStore, Link, Target, world_delay
 from tests.simulation.work import handler_of
 
-QUEUE = "queue"
 _MOST_SECONDS = 4_000.0
 """Until every message has ended; far more than the faults and retries of a plan can take."""
 _MOST_STEPS = 100_000
 _BYTES = 1 << 20
-
-
-@dataclass(eq=False)
-class _Client:
-    """What a receiver's process has beside its core."""
-
-    provider: MemoryProvider
 
 
 class World:
@@ -59,9 +52,7 @@ class World:
         self._loop = loop
         self._end: asyncio.Future[None] = loop.create_future()
         self.journal = Journal(plan, loop.time, self._tell)
-        queue = MemoryQueue(
-            connection="m", fifo=True, sessions=plan.dialect, visibility=VISIBILITY
-        )
+        queue = MemoryQueue(connection="m", fifo=True, sessions=plan.dialect, visibility=VISIBILITY)
         self._queues = {QUEUE: queue}
         self.broker = MemoryBroker(self._queues, self._clock("broker"))
         self.store = MemoryStore(now=self._clock("store").now)
@@ -115,7 +106,7 @@ class World:
         await self._settled()
         self.schedule.over = True
         await asyncio.sleep(45.0)  # what the last faults left comes to its end
-        await self._drain()
+        await drained(self)
         if self._end.done():
             await self._end
 
@@ -183,7 +174,7 @@ class World:
 
     def _join(self, caller: Process, callee: Process) -> None:
         link = self._link(caller, callee)
-        caller.call_soon(lambda: caller_task(caller.core.join(callee.slot.number, link)))
+        caller.call_soon(lambda: _beside(caller.core.join(callee.slot.number, link)))
 
     def _link(self, caller: Process, callee: Process) -> Link:
         key = (caller, callee)
@@ -210,7 +201,7 @@ class World:
             Target(self, process),
             self._fatal(process),
         )
-        await self._within(process, process.core.start())
+        await self.within(process, process.core.start())
 
     async def _route(self, slot: Slot, process: Process) -> None:
         links = {
@@ -224,9 +215,7 @@ class World:
             batch_rows=self.plan.batch_rows,
             batch_bytes=_BYTES,
         )
-        process.core = process.now(
-            RouterCore, settings, links, self._table, self._fatal(process)
-        )
+        process.core = process.now(RouterCore, settings, links, self._table, self._fatal(process))
 
     async def _receive(self, slot: Slot, process: Process) -> None:
         plan = self.plan
@@ -257,24 +246,23 @@ class World:
             self._clock(process.name),
             self._fatal(process),
         )
-        await self._within(process, process.core.start())
+        await self.within(process, process.core.start())
 
     def _lane(self, provider: MemoryProvider, slot: Slot) -> Awaitable[Any]:
         return provider.receiver(QUEUE, partition=slot.number)
 
     async def _trying(self, process: Process, call: Callable[[], Awaitable[Any]]) -> Any:
         """What a shell does at its start: again, until it can be done."""
-        from pipeline.errors import QueueError
-
         while True:
             try:
-                return await self._within(process, call())
+                return await self.within(process, call())
             except QueueError as error:
                 if not error.transient:
                     raise
                 await asyncio.sleep(1.0)
 
-    async def _within(self, process: Process, work: Awaitable[Any]) -> Any:
+    async def within(self, process: Process, work: Awaitable[Any]) -> Any:
+        """Run a coroutine in a process, and wait for it."""
         return await process.spawn(_awaited(work))
 
     def _fatal(self, process: Process) -> Callable[[BaseException], None]:
@@ -336,7 +324,7 @@ class World:
                 answer.set_exception(ProcessDied(process.name))
                 answer.exception()
 
-    # ---------------------------------------------------------------- at every step, and at the end
+    # ---------------------------------------------------------------- at every step
 
     def _watch(self, process: Process) -> None:
         self._steps += 1
@@ -362,51 +350,11 @@ class World:
             if slot.standing:
                 self._lose(slot.here, back=fault.seconds)
 
-    async def _drain(self) -> None:
-        """End as a drain does, and see that nothing is left."""
-        receivers = [slot.here for slot in self.receivers]
-        routers = [slot.here for slot in self.routers]
-        handlers = [slot.here for slot in self.handlers]
-        for process in receivers:
-            await self._within(process, process.core.stop_receiving())
-        for process in routers:
-            await self._within(process, process.core.drain())
-        for process in handlers:
-            await self._within(process, process.core.drain())
-        for process in receivers:
-            stats = process.core.stats()
-            left = await self._within(process, process.core.close())
-            credit = process.core._credit
-            self._empty(process, "left", left)
-            self._empty(process, "credit", credit.held_messages + credit.held_bytes)
-            self._empty(process, "in hand", stats["in_hand"])
-        for process in routers:
-            await self._within(process, process.core.close())
-            self._empty(process, "waiting", process.core.stats()["waiting"])
-        for process in handlers:
-            await self._within(process, process.core.close())
-            self._empty(process, "waiting", process.core.stats()["waiting"])
-            self._empty(process, "running", process.core.stats()["running"])
-        counters = await self.broker.counters(QUEUE)
-        depth = await self.broker.depth(QUEUE)
-        if counters.completed + counters.dead_lettered != counters.sent or depth.in_hand:
-            self.journal.broken("every message ends", f"the broker has {counters} and {depth}")
-        for task in self._loop.tasks:
-            name = task.get_name()
-            if task.done() and not task.cancelled() and task._log_traceback:  # type: ignore[attr-defined]
-                error = task.exception()
-                if any(slot.here.name == name for slot in self.slots):
-                    self.journal.broken("no defects", f"a task of {name} ended with {error!r}")
-
-    def _empty(self, process: Process, what: str, count: int) -> None:
-        if count:
-            self.journal.broken("nothing is left", f"{process.name} has {count} {what}")
-
 
 async def _awaited(work: Awaitable[Any]) -> Any:
     return await work
 
 
-def caller_task(work: Any) -> None:
+def _beside(work: Any) -> None:
     """Run a coroutine beside what is running."""
     asyncio.ensure_future(work)  # noqa: RUF006 - the loop keeps its tasks
