@@ -21,8 +21,8 @@ from pipeline.errors import ConfigurationError, ProviderError
 from pipeline.state import sql
 from pipeline.state.rows import Columns
 
-Row: TypeAlias = tuple[str, int, Columns]
-"""A row to write: its key, the version it must have before, 0 for none, and its new columns."""
+Row: TypeAlias = tuple[str, Columns]
+"""A row to write: its key and its new columns, whose version is one more than before."""
 
 _NEEDED: Final = (3, 33, 0)
 """SQLite's version since which 32,766 values may be given with one statement, and a little more."""
@@ -43,6 +43,10 @@ _ADVICE: Final = {
     sqlite3.SQLITE_NOMEM: "there is no memory for it",
 }
 """SQLite's primary error codes that may pass, and what to do about each."""
+
+
+class _OtherVersion(Exception):
+    """A row has another version than the one that what is to be written was made from."""
 
 
 class StateFile:
@@ -76,7 +80,7 @@ class StateFile:
         return found
 
     def write(self, pipeline: str, rows: Sequence[Row]) -> dict[int, int]:
-        """Write rows in one transaction, each if its version is the one it must have.
+        """Write rows in one transaction, each if it was made from the version that is there.
 
         Returns:
             The rows that were not written: position to the version that was found, 0 for none.
@@ -84,26 +88,38 @@ class StateFile:
         Raises:
             ProviderError: nothing was written.
         """
-        refused: dict[int, int] = {}
-        with self._transaction():
-            for start in range(0, len(rows), _ROWS):
-                some = rows[start : start + _ROWS]
-                others = self._others(pipeline, some)
-                if others:
-                    refused |= {start + at: version for at, version in others.items()}
-                    some = [row for at, row in enumerate(some) if at not in others]
-                if some:
-                    given = [
-                        value for key, _, columns in some for value in (pipeline, key, *columns)
-                    ]
-                    self._connection.execute(sql.upsert(len(some)), given)
-        return refused
+        try:
+            with self._transaction():
+                self._write_all(pipeline, rows)
+        except _OtherVersion:
+            # Which they are is asked only now: as a rule there are none.
+            with self._transaction():
+                others = self._others(pipeline, rows)
+                self._write_all(pipeline, [row for at, row in enumerate(rows) if at not in others])
+            return others
+        return {}
+
+    def _write_all(self, pipeline: str, rows: Sequence[Row]) -> None:
+        for start in range(0, len(rows), _ROWS):
+            some = rows[start : start + _ROWS]
+            given = [value for key, columns in some for value in (key, *columns)]
+            run = self._connection.execute(sql.write(len(some)), [pipeline, *given, pipeline])
+            if run.rowcount < len(some):
+                raise _OtherVersion
 
     def _others(self, pipeline: str, rows: Sequence[Row]) -> dict[int, int]:
-        """Which rows have another version than they must: position to version."""
-        given = [value for at, (key, version, _) in enumerate(rows) for value in (at, key, version)]
-        run = self._connection.execute(sql.others(len(rows)), (*given, pipeline))
-        return dict(json.loads(run.fetchone()[0]))
+        """Which rows were made from another version than there is: position to that one."""
+        found: dict[int, int] = {}
+        for start in range(0, len(rows), _ROWS):
+            some = rows[start : start + _ROWS]
+            given = [
+                value
+                for at, (key, columns) in enumerate(some, start)
+                for value in (at, key, columns[0] - 1)
+            ]
+            run = self._connection.execute(sql.others(len(some)), [*given, pipeline])
+            found.update(json.loads(run.fetchone()[0]))
+        return found
 
     def purge(self, now: float, before: float, most: int, limit: int) -> bool:
         """Drop expired states, and bare records that are too old or too many.
@@ -149,6 +165,16 @@ class StateFile:
         with _told(self.path):
             rows = self._connection.execute(sql.PAGE, given).fetchall()
         return [(key, columns) for key, *columns in rows]
+
+    def count(self, pipeline: str) -> int:
+        """How many records a pipeline has.
+
+        Raises:
+            ProviderError: it can't be read.
+        """
+        with _told(self.path):
+            found: int = self._connection.execute(sql.COUNT, (pipeline,)).fetchone()[0]
+        return found
 
     def delete(self, pipeline: str, keys: Sequence[str] | None) -> int:
         """Delete the records of these keys, or all of the pipeline; says how many.

@@ -119,6 +119,6 @@ def _pending(sequence: int, queue: str, values: list[Any]) -> Pending:
 
 
 def _failure(values: list[Any]) -> Failure:
-    sequence, id_, attempts, first_at, retry_at, holding, verdict = values
+    sequence, id_, attempts, first_at, retry_at, holding, verdict, deaths = values
     decided = None if verdict is None else (verdict[0], verdict[1])
-    return Failure(sequence, id_, attempts, first_at, retry_at, holding, decided)
+    return Failure(sequence, id_, attempts, first_at, retry_at, holding, decided, deaths)

@@ -70,13 +70,22 @@ def others(count: int) -> str:
     )
 
 
-def upsert(count: int) -> str:
-    """Write rows; given the pipeline, the key and the columns of each."""
-    names = ("pipeline", "key", *COLUMNS)
+def write(count: int) -> str:
+    """Write rows of the version before; given the pipeline, (key, columns) a row, the pipeline.
+
+    It changes fewer rows than it is given when one has another version: then nothing is to stay.
+    """
+    names = ("key", *COLUMNS)
+    values = ", ".join(f"column{at}" for at in range(1, len(names) + 1))
     updates = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS)
     return (
-        f"INSERT INTO record ({', '.join(names)}) VALUES {_rows(count, len(names))} "
-        f"ON CONFLICT (pipeline, key) DO UPDATE SET {updates}"
+        f"INSERT INTO record (pipeline, {', '.join(names)}) "
+        f"SELECT ?, {values} FROM (VALUES {_rows(count, len(names))}) AS given "
+        # What was deleted meanwhile is not made anew by who has read it before.
+        "WHERE column2 = 1 OR EXISTS "
+        "(SELECT 1 FROM record WHERE pipeline = ? AND key = given.column1) "
+        f"ON CONFLICT (pipeline, key) DO UPDATE SET {updates} "
+        "WHERE record.version = excluded.version - 1"
     )
 
 
@@ -98,6 +107,7 @@ PAGE: Final = (
     "AND key > coalesce(:after, '') AND key >= :prefix "
     "AND substr(key, 1, length(:prefix)) = :prefix ORDER BY key LIMIT :most"
 )
+COUNT: Final = "SELECT count(*) FROM record WHERE pipeline = ?"
 DELETE: Final = "DELETE FROM record WHERE pipeline = ? AND key = ?"
 DELETE_ALL: Final = "DELETE FROM record WHERE pipeline = ?"
 

@@ -34,7 +34,8 @@ _LOOK: Final = 60.0
 _WRITTEN: Final = 20_000
 """Rows written after which it looks earlier."""
 _PURGED: Final = 2_000
-"""The most rows that one look removes, so that no commit waits for long."""
+"""The most rows that one look removes, or twice what was just written: no commit waits for long,
+and none writes more than a look removes."""
 _PAGE: Final = 500
 """Rows of one read of all of them."""
 
@@ -50,7 +51,7 @@ class Bounds:
     """
 
     keep: float = 86_400.0
-    records: int = 2_000_000
+    records: int = 1_000_000
     cached: int = 32_768
 
 
@@ -67,6 +68,11 @@ class Kept:
     record: SessionRecord
     size: int
     updated_at: float
+
+    def live(self, now: float) -> Kept:
+        """The same without a state that has expired."""
+        record = self.record.live(now)
+        return self if record is self.record else Kept(record, 0, self.updated_at)
 
 
 class SqliteStore:
@@ -210,6 +216,14 @@ class SqliteStore:
                 return kept
         return None
 
+    async def count(self) -> int:
+        """How many records there are.
+
+        Raises:
+            ProviderError: it can't be read.
+        """
+        return await self._run(lambda: self._opened().count(self._pipeline))
+
     async def delete(self, keys: Sequence[str] | None = None) -> int:
         """Delete the records of these keys, or all of the pipeline; says how many there were.
 
@@ -278,13 +292,13 @@ class SqliteStore:
             record.apply(change, EncodedApplied)
             live = record.live(now)
             answers.append(live)
-            rows.append((change.key, change.version, to_columns(live, now)))
+            rows.append((change.key, to_columns(live, now)))
             places.append(at)
         for row, version in self._opened().write(self._pipeline, rows).items():
             at = places[row]
             answers[at] = _conflict(changes[at], version)
         self._written += len(rows)
-        self._purge(now)
+        self._purge(now, max(_PURGED, 2 * len(rows)))
         return answers
 
     def _bases(self, changes: Sequence[Change], taken: Sequence[_Cached]) -> list[SessionRecord]:
@@ -301,13 +315,13 @@ class SqliteStore:
                 records[at] = record
         return records
 
-    def _purge(self, now: float) -> None:
+    def _purge(self, now: float, limit: int) -> None:
         """Now and then, and again soon while there is more."""
         if now - self._looked < _LOOK and self._written < _WRITTEN:
             return
         bounds = self._bounds
         try:
-            more = self._opened().purge(now, now - bounds.keep, bounds.records, _PURGED)
+            more = self._opened().purge(now, now - bounds.keep, bounds.records, limit)
         except ProviderError as error:
             # The commit was made; what is too much now is so at the next look as well.
             _log.warning("nothing was purged: %s", error)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from tests.benchmarks import alone, engine, latency, memory, profile
+from tests.benchmarks import alone, engine, latency, memory, profile, state
 
 
 async def everything() -> AsyncIterator[dict[str, Any]]:
     """All of them, on one Ray, the headline first."""
     yield await engine.measure()
     yield await profile.measure()
+    yield await state.measure()
     async for result in latency.each_rate():
         yield result
     async for result in engine.cases():

@@ -48,6 +48,7 @@ CONFIG: dict[str, Any] = {
     "connections": {"main": {"provider": "memory"}},
     "queues": {"events": {"connection": "main", "fifo": True}},
     "pipelines": {"events": {"queue": "events", "handler": "tests.benchmarks.latency:on_message"}},
+    "state": {"store": "memory"},
 }
 
 _handled: dict[int, float] = {}

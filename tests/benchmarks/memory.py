@@ -51,6 +51,7 @@ CONFIG: dict[str, Any] = {
             "handlers": 2,
         }
     },
+    "state": {"store": "memory"},
 }
 
 

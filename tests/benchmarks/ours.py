@@ -103,6 +103,8 @@ class Case:
             "connections": {"main": {"provider": "memory"}},
             "queues": {"events": {"connection": "main", "fifo": self.ordered}},
             "pipelines": {"events": pipeline},
+            # The engine by itself; what a file costs is state.py's.
+            "state": {"store": "memory"},
         }
 
 

@@ -41,12 +41,22 @@ def test_the_configuration_of_the_readme_is_right(shop: Path, command: Callable[
 @pytest.mark.spec("T4", "T1")
 def test_the_test_of_the_readme_passes(shop: Path) -> None:
     """The handler of twenty lines does what the README's own test says."""
-    _, test, _ = blocks("python")
+    _, test, *_ = blocks("python")
     exec(compile(test, "README.md", "exec"), {})
 
 
 @pytest.mark.spec("T4")
 def test_the_program_of_the_readme_is_python() -> None:
     """The block with the runtime compiles; the cluster tests run its like."""
-    _, _, program = blocks("python")
+    *_, program = blocks("python")
     compile(program, "README.md", "exec")
+
+
+@pytest.mark.spec("T4", "F4")
+def test_the_handler_with_a_migration_is_one(shop: Path) -> None:
+    """It stands on the first block, and reads what that one's predecessor wrote."""
+    first, _, newer, _ = blocks("python")
+    names: dict[str, Any] = {}
+    exec(compile(first + newer, "README.md", "exec"), names)
+    made = names["on_order"].kept.migrate({"count": 2, "total": 7}, 1)
+    assert names["Account"](**made) == names["Account"](orders=2, total=7)

@@ -205,6 +205,7 @@ from ray.cluster_utils import Cluster
 import ray
 from actors.runtime import Runtime
 from pipeline.config import parse
+from pipeline.errors import ConfigurationError
 from tests.cluster.work import messages
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -221,6 +222,10 @@ config = parse({
 })
 
 async def main():
+    try:
+        await Runtime(parse(config.model_dump() | {"state": {"store": "sqlite"}})).start()
+    except ConfigurationError as error:
+        print(error)
     async with Runtime(config, path=[sys.argv[1]]) as runtime:
         await runtime.client.send_many("first", messages(20, 30))
         await runtime.until_empty()
@@ -234,9 +239,12 @@ cluster.shutdown()
 """
 
 
-@pytest.mark.spec("F9", "F3")
+@pytest.mark.spec("F9", "F3", "F4")
 def test_a_pipeline_spans_two_nodes() -> None:
-    """Two handlers that fit on no single node keep every session in order."""
+    """Two handlers that fit on no single node keep every session in order.
+
+    Their state can't be in one machine's file: asked for, that is refused.
+    """
     with tempfile.TemporaryDirectory(prefix="qr-", dir="/tmp") as short:
         done = subprocess.run(
             [sys.executable, "-c", NODES, str(ROOT)],
@@ -248,4 +256,6 @@ def test_a_pipeline_spans_two_nodes() -> None:
             check=False,
         )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip().splitlines()[-2:] == ["[[30, 0]]", "20"]
+    refused, *ended = done.stdout.strip().splitlines()[-3:]
+    assert "sqlite is a file of one machine, and this cluster has 2: choose memory" in refused
+    assert ended == ["[[30, 0]]", "20"]

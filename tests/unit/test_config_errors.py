@@ -152,9 +152,17 @@ PIPELINE = "pipelines/p"
         ),
         (f"{PIPELINE}/retry/factor", 0.5, "retry.factor: must be greater than or equal to 1"),
         ("retry/maximum", 0.5, "retry.maximum: must be at least initial (1.0); got 0.5"),
-        ("state/store", "sqlite", "state.store: is not in this version yet: must be memory; got"),
-        ("state/store", "dynamodb", "state.store: is not in this version yet: must be memory"),
-        ("state/store", "redis", "state.store: must be 'memory'; got 'redis'"),
+        (
+            "state/store",
+            "dynamodb",
+            "state.store: is not in this version yet: must be sqlite or memory; got",
+        ),
+        ("state/store", "redis", "state.store: must be 'memory' or 'sqlite'; got 'redis'"),
+        (
+            "state",
+            {"store": "memory", "path": "x.sqlite"},
+            "state.path: has no use with store: memory; got 'x.sqlite'",
+        ),
         ("log/level", "warn", "log.level: did you mean warning? must be 'trace', 'debug', "),
         ("ray/router_cpus", -0.1, "ray.router_cpus: must be greater than or equal to 0"),
         (

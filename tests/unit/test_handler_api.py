@@ -268,6 +268,42 @@ def test_a_state_that_can_not_be_kept_is_refused(state: Any) -> None:
         def count(body: bytes, state: Any) -> None: ...
 
 
+@pytest.mark.spec("F4", "P10")
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"ttl": 0}, "ttl must be more than 0 seconds, or None for ever; got 0"),
+        ({"ttl": float("inf")}, "ttl must be more than 0 seconds"),
+        ({"ttl": True}, "got True"),
+        ({"ttl": "1 h"}, "got '1 h'"),
+        ({"version": 0}, "version must be a whole number, 1 or more; got 0"),
+        ({"version": 1.5}, "version must be a whole number, 1 or more; got 1.5"),
+        ({"version": True}, "version must be a whole number, 1 or more; got True"),
+        ({"version": 2, "migrate": "rename"}, "migrate must be a function .* got 'rename'"),
+        ({"migrate": lambda old, version: old}, "version 1 has no older one to migrate from"),
+    ],
+)
+def test_how_a_state_is_kept_is_checked(given: dict[str, Any], told: str) -> None:
+    """At once, and by name."""
+    with pytest.raises(ConfigurationError, match=told):
+
+        @handler(state=dict, **given)
+        def count(body: bytes, state: dict[str, int]) -> None: ...
+
+
+@pytest.mark.spec("F4", "P10")
+def test_a_migration_is_not_async_and_has_a_state() -> None:
+    """What would never be awaited, or never be used, is refused."""
+
+    async def later(old: dict[str, Any], version: int) -> dict[str, Any]:
+        return old
+
+    with pytest.raises(ConfigurationError, match="must be a function \\(not async\\)"):
+        handler(state=dict, version=2, migrate=later)(lambda body, state: None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="are about its state, and it has none"):
+        handler(ttl=5.0)(lambda body: None)
+
+
 # --- results, context, signals, states ------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from pipeline.batch import MessageBatch
-from pipeline.handlers.api import Context, Reject, Retry, Signals, States, handler
+from pipeline.handlers.api import Context, Keeping, Reject, Retry, Signals, States, handler
 from pipeline.handlers.run import InvalidBody, Raised, Runner, StateCodec, Verdict
 from pipeline.message import Delivery, Message
 from pipeline.names import QueueName
@@ -213,10 +213,10 @@ def test_a_state_is_written_and_read_as_its_type() -> None:
     class Tally:
         count: int = 0
 
-    codec = StateCodec(Tally)
+    codec = StateCodec(Tally, Keeping())
     state = codec.new()
     state.count = 3
-    assert codec.load(codec.dump(state)) == state
+    assert codec.load(codec.dump(state), 1) == state
     state.count = "three"
     with pytest.raises(Exception, match=r"count|int"):
         codec.dump(state)

@@ -1,4 +1,7 @@
-"""The record of what was applied, and the store in memory."""
+"""The record of what was applied, and how the store in memory stays small.
+
+The contract that all stores keep is tests/contract/state's.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import StateConflict
 from pipeline.message import Message, to_row
 from pipeline.state.memory import MemoryStore
-from pipeline.state.port import RECENT, Applied, Change, Failure, Pending, SessionRecord
+from pipeline.state.port import RECENT, Applied, Change, Pending, SessionRecord
 
 # --- the record -----------------------------------------------------------------------------------
 
@@ -64,65 +66,6 @@ def test_a_change_knows_whether_it_changes_anything() -> None:
 async def record_of(store: MemoryStore, key: str) -> SessionRecord:
     (record,) = await store.load([key])
     return record
-
-
-@pytest.mark.spec("F4")
-async def test_a_commit_changes_all_of_a_record_at_once() -> None:
-    """State, outbox, record and failure; what isn't written stays."""
-    store = MemoryStore()
-    await store.start()
-    one, two = (Pending(n, "out", to_row(Message(b"%d" % n))) for n in (1, 2))
-    failure = Failure(2, "m2", 1, 0.0)
-    change = Change("k", 0, "q", [(1, "m1")], 0, b"1", True, [one, two], 0, failure, True)
-    assert await store.commit([change]) == [None]
-    record = await record_of(store, "k")
-    assert (record.version, record.state, record.outbox) == (1, b"1", [one, two])
-    assert record.failure == failure
-    assert record.has("q", (1, "m1"))
-    assert await store.commit([Change("k", 1, "", sent=1)]) == [None]
-    assert await store.commit([Change("k", 2, "q", [(2, "m2")], writes_failure=True)]) == [None]
-    record = await record_of(store, "k")
-    assert (record.version, record.state, record.outbox) == (3, b"1", [two])
-    assert record.failure is None
-    assert record.has("q", (1, "m1"))
-    assert record.has("q", (2, "m2"))
-    await store.close()
-
-
-@pytest.mark.spec("F4", "F3")
-async def test_a_handler_that_lost_the_session_can_not_write() -> None:
-    """A commit of another version than the record's is refused whole; its neighbours are not."""
-    store = MemoryStore()
-    await store.commit([Change("k", 0, "q", state=b"1", writes_state=True)])
-    refused, fine = await store.commit(
-        [
-            Change("k", 0, "q", [(1, "m")], state=b"2", writes_state=True),
-            Change("other", 0, "q", [(1, "m")]),
-        ]
-    )
-    assert isinstance(refused, StateConflict)
-    assert fine is None
-    record = await record_of(store, "k")
-    assert (record.version, record.state) == (1, b"1")
-    assert not record.has("q", (1, "m"))
-
-
-@pytest.mark.spec("F4")
-async def test_states_tells_every_session_that_has_one() -> None:
-    """A session whose state ended, or that never had one, isn't among them."""
-    store = MemoryStore()
-    await store.commit(
-        [
-            Change("a", 0, "q", state=b"1", writes_state=True),
-            Change("b", 0, "q", [(1, "m")]),
-            Change("c", 0, "q", state=b"3", writes_state=True),
-            Change("d", 0, "q", [], writes_failure=True, failure=Failure(1, "m", 1, 0.0)),
-        ]
-    )
-    await store.commit([Change("c", 1, "q", state=None, writes_state=True)])
-    assert {key: state async for key, state in store.states()} == {"a": b"1"}
-    record = await record_of(store, "c")
-    assert (record.version, record.state) == (2, None)
 
 
 @pytest.mark.spec("F5", "F4")

@@ -1,0 +1,163 @@
+"""A run of the flights that is killed at, and what has to hold of it afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from actors.runtime import Runtime
+from pipeline import Message, QueueClient
+from pipeline.config import parse
+from pipeline.examples.flights import Flights
+from tests.faults import journal
+
+_PAUSE = 0.25
+"""Seconds between two portions of messages: the run has to last for as long as it is killed at."""
+
+
+class Part(Flights):
+    """The first of the flights, sent slowly; their figures are those of the file, cut there.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def messages(self) -> Iterator[Message]:
+        """One message a flight, in order."""
+        return islice(super().messages(), self.count)
+
+    async def feed(self, client: QueueClient) -> None:
+        """Send them, portion by portion."""
+        messages = self.messages()
+        while portion := list(islice(messages, 2_000)):
+            for sent in await client.send_many("flights", portion):
+                if isinstance(sent, Exception):
+                    raise sent
+            await asyncio.sleep(_PAUSE)
+
+
+@dataclass(slots=True)
+class Ending:
+    """How a run ended; `wrong` says what does not hold.
+
+    Args:
+        sent: messages that the broker took in.
+        handled: what the handlers' journals say.
+        replaced: how many actors were replaced.
+        wrong: lines of text.
+    """
+
+    sent: int
+    handled: journal.Handled
+    replaced: int
+    wrong: list[str]
+
+
+def config(directory: Path, name: str, handler: str) -> dict[str, Any]:
+    """The flights with two actors of each kind, locks of 3 s and durable state."""
+    return {
+        "name": name,
+        "connections": {"main": {"provider": "memory"}},
+        "queues": {
+            "flights": {
+                "connection": "main",
+                "fifo": True,
+                "sessionless": "spread",
+                "visibility": 3.0,
+            }
+        },
+        "pipelines": {
+            "flights": {
+                "queue": "flights",
+                "handler": handler,
+                "receivers": 2,
+                "routers": 2,
+                "handlers": 2,
+            }
+        },
+        "state": {"store": "sqlite", "path": str(directory / "state.sqlite")},
+        "timeouts": {"answer": 20.0},
+    }
+
+
+@asynccontextmanager
+async def flying(
+    directory: Path, name: str, count: int, bug: str = ""
+) -> AsyncIterator[tuple[Runtime, list[Ending]]]:
+    """A run that is being fed; when the block is over it goes to its end, which is then judged."""
+    job = Part(count)
+    settings = config(directory, name, journal.write_module(directory, bug))
+    runtime = Runtime(parse(settings), path=[str(directory)])
+    endings: list[Ending] = []
+    with _importable(directory):
+        async with runtime:
+            feeding = asyncio.ensure_future(job.feed(runtime.client))
+            try:
+                yield runtime, endings
+                await feeding
+                await runtime.until_empty()
+            finally:
+                feeding.cancel()
+            endings.append(await _judge(runtime, job, directory))
+
+
+@contextmanager
+def _importable(directory: Path) -> Iterator[None]:
+    """The driver reads the states as the handler declares them."""
+    sys.path.insert(0, str(directory))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(directory))
+        sys.modules.pop("faulty", None)
+
+
+async def _judge(runtime: Runtime, job: Part, directory: Path) -> Ending:
+    counters = await runtime._brokers["main"].counters("flights")
+    depth = await runtime.client.depth("flights")
+    states = (await runtime.states())["flights"]
+    handled = journal.read(directory)
+    wrong = list(handled.late)
+    if counters.sent != job.count:
+        wrong.append(f"the broker took in {counters.sent} of {job.count}")
+    if counters.sent != counters.completed + counters.dead_lettered:
+        wrong.append(f"{counters.sent} sent, {counters.completed} completed")
+    if depth.in_hand or depth.available:
+        wrong.append(f"not empty: {depth}")
+    if handled.messages != job.count:
+        wrong.append(f"{handled.messages} of {job.count} were handled at all")
+    if counters.dead_lettered:
+        wrong.append(f"{counters.dead_lettered} were dead-lettered")
+    wrong += await asyncio.to_thread(_differences, job, states)
+    replaced = (await runtime.refresh()).pipelines["flights"].replaced
+    return Ending(counters.sent, handled, replaced, wrong)
+
+
+def _differences(job: Part, states: dict[Any, Any]) -> list[str]:
+    """What the sessions' states say of the messages that were sent, message by message."""
+    expected: dict[str, list[int]] = {}
+    for message in job.messages():
+        if message.session is not None:
+            assert message.id is not None
+            expected.setdefault(message.session, []).append(int(message.id.split("-")[1]))
+    wrong = []
+    for session, positions in expected.items():
+        tally = states.get(session)
+        if tally is None or (tally.flights, tally.last) != (len(positions), positions[-1]):
+            wrong.append(f"{session}: {tally} of {len(positions)} flights")
+        elif tally.out_of_order:
+            wrong.append(f"{session}: {tally.out_of_order} came after a later one")
+    seen = sum(tally.flights for tally in states.values())
+    if seen != job.count:
+        wrong.append(f"the states count {seen} flights of {job.count}")
+    return wrong
