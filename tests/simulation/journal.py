@@ -188,7 +188,9 @@ class Journal:
     def committed(self, process: Process, change: Change, refusal: object) -> None:
         """The store answered a change: it did it, or refused it."""
         session = change.key
-        positions = [self.places[change.source, sequence][1] for sequence, _ in change.applied]
+        # The record may keep what was disposed of as well (SPEC F4); that has no effect.
+        places = [self.places[change.source, sequence] for sequence, _ in change.applied]
+        positions = [place[1] for place in places if place not in self.dead]
         if refusal is not None:
             self.note("refused", process.name, session, *positions)
             self._handled.pop((process, session), None)
@@ -198,8 +200,6 @@ class Journal:
             place = (session, position)
             if place in self.applied:
                 self.broken("once", f"{session}:{position} was applied twice")
-            if place in self.dead:
-                self.broken("once", f"{session}:{position} was applied after it was a dead letter")
             self.applied[place] = process
         if change.writes_state:
             expected = [*self.states[session], *positions]

@@ -58,6 +58,7 @@ def simulate(seed: int, faults: Sequence[Fault] | None = None) -> Result:
             broken = Broken("no deadlock", str(error))
         finally:
             loop.set_exception_handler(lambda *_: None)
+            loop.bury()
             loop.close()
     events = tuple(world.journal.events)
     digest = blake2b(repr(events).encode(), digest_size=16).hexdigest()
@@ -74,7 +75,7 @@ async def _run(world: World) -> None:
         await world.run()
     finally:
         world.journal.over = True
-        loop.bury()
+        loop.bury()  # here, where what is closed can still ask for the running loop
 
 
 def _words(context: dict[str, Any]) -> str:

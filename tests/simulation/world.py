@@ -249,7 +249,7 @@ class World:
         await self.within(process, process.core.start())
 
     def _lane(self, provider: MemoryProvider, slot: Slot) -> Awaitable[Any]:
-        return provider.receiver(QUEUE, partition=slot.number)
+        return provider.receiver(QUEUE, partition=slot.number, owner=slot.name)
 
     async def _trying(self, process: Process, call: Callable[[], Awaitable[Any]]) -> Any:
         """What a shell does at its start: again, until it can be done."""
