@@ -237,8 +237,8 @@ class StateStore(Protocol):
 
         One answer a change, in order: None, or `StateConflict` when the version is another, or a
         `ProviderError` when the store can't write now; nothing of a change that has an error was
-        applied, and making it again is right. Raises nothing for a single change. A record that
-        `load` gave is not changed by it, or changed in its place: read no record across a commit.
+        applied, and making it again is right. Raises nothing for a single change. It may change the
+        records that `load` gave: after a commit, load them again.
         """
 
     def states(self) -> AsyncIterator[tuple[str, bytes]]:
