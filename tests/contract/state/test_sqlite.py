@@ -354,9 +354,10 @@ def test_one_that_is_late_waits_until_the_file_is_made(
     """Another process is at it: its work is waited for, and found."""
     path = tmp_path / "x.sqlite"
     path.touch()
-    first = sqlite3.connect(path, isolation_level=None)
+    first = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     first.execute("BEGIN")
     first.execute("SELECT * FROM sqlite_schema").fetchall()  # now nobody can change the mode
+    monkeypatch.setattr(file, "_BUSY", 0.05)
     monkeypatch.setattr(file, "_TRIES", 2)
     assert "can't be opened (database is locked)" in refused(path)
 
