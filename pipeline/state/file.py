@@ -218,19 +218,15 @@ def _opened(path: Path) -> sqlite3.Connection:
             f"state.store: this Python has SQLite {sqlite3.sqlite_version}; sqlite needs "
             f"{'.'.join(map(str, _NEEDED))} or later: take another Python, or store: memory"
         )
-    connection = None
     try:
         _create(path)
-        connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None)
-        _prepare(connection, path)
+        with contextlib.ExitStack() as undo:
+            connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None)
+            undo.callback(connection.close)
+            _prepare(connection, path)
+            undo.pop_all()
     except (OSError, sqlite3.Error) as error:
-        if connection is not None:
-            connection.close()
         raise ConfigurationError(_cant_open(path, error)) from error
-    except BaseException:
-        if connection is not None:
-            connection.close()
-        raise
     return connection
 
 
@@ -247,15 +243,7 @@ def _create(path: Path) -> None:
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Check that the file is ours, or make it so while it is empty."""
     if not _is_ours(connection, path):
-        # Only one process can change the mode, and who comes too late is told at once.
-        for attempt in range(_TRIES):
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                break
-            except sqlite3.OperationalError as error:
-                if _primary(error) != sqlite3.SQLITE_BUSY or attempt == _TRIES - 1:
-                    raise
-                time.sleep(_PAUSE)
+        _keep_a_log(connection)
         connection.execute("BEGIN IMMEDIATE")
         if not _is_ours(connection, path):  # now nobody else makes it
             for statement in sql.TABLES:
@@ -263,6 +251,22 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("COMMIT")
     for statement in sql.SETTINGS:
         connection.execute(statement)
+
+
+def _keep_a_log(connection: sqlite3.Connection) -> None:
+    """Let readers and one writer work at once, and a commit write in one place (SQLite's WAL)."""
+    tried = 0
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # Only one process can change the mode; another one may be told so without waiting.
+            tried += 1
+            if tried == _TRIES or _primary(error) != sqlite3.SQLITE_BUSY:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            return
 
 
 def _is_ours(connection: sqlite3.Connection, path: Path) -> bool:

@@ -34,6 +34,11 @@ RECENT = 64
 """How many applied messages are remembered after their settlement is confirmed (SPEC F4)."""
 
 
+SOURCES = 8
+"""How many sources' messages a record remembers: those applied from last. A queue that is made anew
+is another source, and one in memory is so at each start."""
+
+
 class Applied:
     """What was applied of one source: (sequence, provider id), ascending as a rule."""
 
@@ -109,7 +114,7 @@ class SessionRecord:
     Args:
         version: grows with each commit.
         state: the user's state as JSON; None: none yet, ended, or expired.
-        applied: source to the record of what was applied of it.
+        applied: source to the record of what was applied of it, the last one last.
         outbox: what was sent and is not confirmed, in order.
         failure: how far its first message has failed.
         schema: the version of the state's type that the state was written with.
@@ -149,10 +154,13 @@ class SessionRecord:
         """
         self.version += 1
         if change.applied:
-            known = self.applied.get(change.source)
+            known = self.applied.pop(change.source, None)
             if known is None:
-                known = self.applied[change.source] = applied()
+                known = applied()
             known.extend(change.applied, change.settled_below)
+            self.applied[change.source] = known
+            if len(self.applied) > SOURCES:
+                del self.applied[next(iter(self.applied))]
         if change.writes_state:
             self.state = change.state
             self.schema = change.schema
@@ -239,8 +247,8 @@ class StateStore(Protocol):
 
         One answer a change, in order: None, or `StateConflict` when the version is another, or a
         `ProviderError` when the store can't write now; nothing of a change that has an error was
-        applied, and making it again is right. Raises nothing for a single change. A record that
-        `load` gave is not changed by it, or changed in its place: read no record across a commit.
+        applied, and making it again is right. Raises nothing for a single change. It may change the
+        records that `load` gave: after a commit, load them again.
         """
 
     def states(self) -> AsyncIterator[tuple[str, bytes]]:

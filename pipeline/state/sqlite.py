@@ -2,8 +2,8 @@
 
 A commit is one transaction for all its sessions. All work on the file is done on one thread of the
 store's own; a bounded cache of records lies over it, read and changed on the loop alone. A commit
-takes its records out of the cache and puts back those that were written: what fails, or is
-cancelled, leaves nothing in the cache that the file has not.
+takes its records out of the cache, changes them, and puts back those that were written: what fails,
+or is cancelled, leaves nothing in the cache that the file has not.
 """
 
 from __future__ import annotations

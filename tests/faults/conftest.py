@@ -1,4 +1,4 @@
-"""A Ray of its own for each of these tests: they leave it with dead processes."""
+"""One Ray for these tests, apart from the others: they leave it with dead processes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import ray
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fault_cluster() -> Iterator[None]:
-    """A Ray of our own, gone after the test."""
+    """A Ray of our own, gone after the session."""
     directory = tempfile.mkdtemp(prefix="qr-", dir="/tmp")
     try:
         ray.init(

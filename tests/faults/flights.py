@@ -138,12 +138,12 @@ async def _judge(runtime: Runtime, job: Part, directory: Path) -> Ending:
         wrong.append(f"{handled.messages} of {job.count} were handled at all")
     if counters.dead_lettered:
         wrong.append(f"{counters.dead_lettered} were dead-lettered")
-    wrong += await asyncio.to_thread(_differences, job, states)
+    wrong += await asyncio.to_thread(differences, job, states)
     replaced = (await runtime.refresh()).pipelines["flights"].replaced
     return Ending(counters.sent, handled, replaced, wrong)
 
 
-def _differences(job: Part, states: dict[Any, Any]) -> list[str]:
+def differences(job: Part, states: dict[Any, Any]) -> list[str]:
     """What the sessions' states say of the messages that were sent, message by message."""
     expected: dict[str, list[int]] = {}
     for message in job.messages():

@@ -88,7 +88,7 @@ async def test_a_sync_handler_that_does_not_end_is_killed(
         replaced = one.look.pipelines["p"].replaced
     assert (totals.completed, totals.dead_lettered, replaced) == (6, 1, 2)
     assert json.loads(letter.dead_letter_description or "")["attempts"] == 2
-    assert states == dict.fromkeys("abc", {"1": 1, "2": 1, "attempts": 1})
+    assert states == {session: {"1": 1, "2": 1, "attempts": 1} for session in "abc"}
 
 
 @pytest.mark.spec("F7", "F3", "F4")

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import StateConflict
 from pipeline.message import Message, to_row
-from pipeline.state.port import RECENT, Change, Failure, Pending, SessionRecord, StateStore
+from pipeline.state.port import RECENT, SOURCES, Change, Failure, Pending, SessionRecord, StateStore
 
 START = 1_700_000_000.0
 
@@ -164,6 +164,17 @@ class StateStoreContract:
         assert kept == list(range(135 - RECENT, 150))
         assert [at for at in range(150) if record.has("p", (at, "m"))] == list(range(30))
         assert record.applied["q"].top == 149
+
+    @pytest.mark.spec("F4", "F5")
+    async def test_the_record_keeps_the_last_sources(self, store: StateStore) -> None:
+        """A queue that is made anew at each start leaves nothing behind for ever."""
+        for number in range(3 * SOURCES):
+            await store.commit([Change("k", 2 * number, f"q{number}", [(1, "m")])])
+            await store.commit([Change("k", 2 * number + 1, "steady", [(number, "m")])])
+        record = await record_of(store, "k", 1)
+        newest = [f"q{number}" for number in range(2 * SOURCES + 1, 3 * SOURCES)]
+        assert sorted(record.applied) == sorted([*newest, "steady"])
+        assert record.has("steady", (0, "m"))
 
     @pytest.mark.spec("F4")
     @pytest.mark.parametrize("key", ["é", "with 'quotes\" and \\", "%_*", "\U0001f6eb", " "])

@@ -16,6 +16,7 @@ import pytest
 from pipeline.clock import SystemClock
 from pipeline.config import parse
 from pipeline.errors import Closed, ConfigurationError
+from pipeline.state import file
 from pipeline.state.file import StateFile
 from pipeline.state.open import forget
 from pipeline.state.port import Change
@@ -344,3 +345,25 @@ async def test_a_fresh_run_forgets_what_its_pipelines_kept(
     await forget(config, SystemClock())
     assert await all_of(await make("p")) == {}
     assert list(await all_of(await make("elsewhere"))) == ["k"]
+
+
+@pytest.mark.spec("F4", "F11")
+def test_one_that_is_late_waits_until_the_file_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process is at it: its work is waited for, and found."""
+    path = tmp_path / "x.sqlite"
+    path.touch()
+    first = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    first.execute("BEGIN")
+    first.execute("SELECT * FROM sqlite_schema").fetchall()  # now nobody can change the mode
+    monkeypatch.setattr(file, "_BUSY", 0.05)
+    monkeypatch.setattr(file, "_TRIES", 2)
+    assert "can't be opened (database is locked)" in refused(path)
+
+    def made(_: float) -> None:
+        first.close()
+        StateFile(path).close()
+
+    monkeypatch.setattr("time.sleep", made)
+    assert asyncio.run(all_in(path)) == {}
