@@ -39,7 +39,8 @@ async def drained(cluster: Cluster) -> None:
         await _receiver_ends(cluster, process)
     for process in (*routers, *handlers):
         await cluster.within(process, process.core.close())
-        for what in ("waiting", "running"):
+        _none(cluster, process, "calls with rows without an outcome", process.core._reception.open)
+        for what in ("waiting", "running", "unsent"):
             _none(cluster, process, what, process.core.stats().get(what, 0))
     await _broker_is_empty(cluster)
     _no_task_failed(cluster, {process.name for process in (*receivers, *routers, *handlers)})
