@@ -18,7 +18,8 @@ WITHIN = 400
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_a_planted_bug_is_found(bug: Bug) -> None:
     """One of the first seeds fails, and says which law it was."""
-    done = simulation("--bug", bug.name, "--first", "--seeds", str(WITHIN), "--jobs", "2")
+    seeds = ("--start", str(bug.start), "--seeds", str(WITHIN))
+    done = simulation("--bug", bug.name, "--first", "--jobs", "2", *seeds)
     assert done.returncode == 1, f"{bug.law}: not found within {WITHIN} seeds\n{done.stdout}"
     assert re.search(r"^seed \d+: ", done.stdout, re.MULTILINE), done.stdout
 
