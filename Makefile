@@ -19,7 +19,7 @@ JOBS ?= $(shell nproc 2> /dev/null || echo 2)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help run test static unit contract coverage-core docs cluster coverage-edges notebooks \
+.PHONY: help run test static unit contract coverage-core docs cluster coverage-edges faults notebooks \
 	bench bench-memory format spec simulate soak clean
 
 help:
@@ -46,7 +46,7 @@ run: $(STAMP)
 
 # --- the gate -------------------------------------------------------------------------------------
 
-test: static unit contract coverage-core docs cluster coverage-edges notebooks
+test: static unit contract coverage-core docs cluster coverage-edges faults notebooks
 	@echo "--- all passed"
 
 static: $(STAMP)
@@ -80,6 +80,10 @@ cluster: $(STAMP)
 coverage-edges: $(STAMP)
 	@echo "--- command line, telemetry and provider edges"
 	$(BIN)/coverage report --include="$(EDGES)" --fail-under=90
+
+faults: $(STAMP)
+	@echo "--- processes that die"
+	$(PYTEST) tests/faults --timeout=300
 
 notebooks: $(STAMP)
 	@if [ -d notebooks ]; then echo "--- notebooks"; $(PYTEST) --nbmake notebooks --timeout=600; fi

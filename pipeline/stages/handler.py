@@ -14,9 +14,8 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from threading import get_ident
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.batch import MessageBatch
 from pipeline.clock import Clock
@@ -29,6 +28,7 @@ from pipeline.outcomes import Kind, Outcome, OutcomeBook, Part
 from pipeline.retry import RetryPolicy
 from pipeline.stages.calls import Header, Reception
 from pipeline.stages.outbox import Outbox, SendMany
+from pipeline.stages.patience import GivenUp, PatientStore
 from pipeline.stages.stints import (
     Calls,
     Lane,
@@ -40,12 +40,9 @@ from pipeline.stages.stints import (
     whole_batch,
 )
 from pipeline.stages.workers import Hands, drive_async, drive_sync
-from pipeline.state.port import Change, StateStore
+from pipeline.state.port import StateStore
 
 _log = logging.getLogger("queue_runtime.handle")
-T = TypeVar("T")
-_STORE = RetryPolicy(3, 0.1, 10.0, 2.0)
-"""How long to wait between two questions to a store that does not work."""
 _GRACE = 10.0
 """Seconds that a sync handler has after its time-out, before its process is ended (SPEC H6)."""
 PART = 0.05
@@ -81,10 +78,6 @@ class HandlerSettings:
     states: int = 50_000
 
 
-class _Draining(QueueError):
-    """The store does not work, and the runtime stops: what waits for it comes back."""
-
-
 class HandlerCore:
     """The core of `HandlerActor`.
 
@@ -113,7 +106,7 @@ class HandlerCore:
         fatal: Callable[[BaseException], None] | None = None,
     ) -> None:
         self._settings = settings
-        self._store = store
+        self._store = PatientStore(store, clock.random)
         self._hands = hands
         self._monotonic = monotonic
         self._clock = clock
@@ -127,7 +120,7 @@ class HandlerCore:
         self._here = Surroundings(
             self._runner, settings.ordered, outgoing, clock.now, False, self._cached, self._warn
         )
-        self._outbox = Outbox(store, send, settings.retry, clock)
+        self._outbox = Outbox(self._store, send, settings.retry, clock)
         self._by_session = settings.ordered or handler.state is not None
         self._reception = Reception(self._take_in)
         self._lanes: dict[str, Lane] = {}
@@ -141,8 +134,6 @@ class HandlerCore:
         self._running: set[asyncio.Task[None]] = set()
         self._jobs: dict[int, tuple[float, list[Stint]]] = {}
         self.busy = 0
-        self.paused: str | None = None
-        """Why nothing begins or is committed for now: what the store said last."""
         self.counts = {
             "handled": 0,
             "failed": 0,
@@ -162,7 +153,7 @@ class HandlerCore:
 
     async def drain(self) -> None:
         """Drain 2: no row begins any more; those that wait come back."""
-        self._here.draining = True
+        self._here.draining = self._store.hurried = True
         for lane in list(self._lanes.values()):
             if not lane.busy:
                 self._release_queue(lane)
@@ -195,6 +186,11 @@ class HandlerCore:
             "unsent": self._outbox.waiting,
             "sent": self._outbox.sent,
         }
+
+    @property
+    def paused(self) -> str | None:
+        """Why nothing begins or is committed for now: what the store said last."""
+        return self._store.paused
 
     def overdue(self) -> list[tuple[int, int]]:
         """What a sync handler runs for so long that only its process's end can end it (SPEC H6).
@@ -345,11 +341,11 @@ class HandlerCore:
 
     async def _begin(self, lanes: list[Lane]) -> None:
         keys = [lane.key for lane in lanes]
-        heads = [lane.queue[0] for lane in lanes]
-        holdings = [run.holdings[row] for run, row in heads]
+        newest = [lane.queue[-1] for lane in lanes]
+        holdings = [run.holdings[row] for run, row in newest]
         try:
-            records = await self._stored(lambda: self._store.load(keys, holdings))
-        except _Draining:
+            records = await self._store.load(keys, holdings)
+        except GivenUp:
             self._give_up(lanes)
             return
         stints = [
@@ -374,33 +370,6 @@ class HandlerCore:
             self._free -= 1
             go_on = self._until()
             hands.on_thread(lambda: self._work_sync(stints, go_on))
-
-    async def _stored(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """What the store answers, however long it takes until it works.
-
-        Raises:
-            _Draining: it does not work, and there is no more time to wait for it.
-        """
-        for attempt in count(1):
-            try:
-                answer = await ask()
-            except QueueError as error:
-                if not error.transient:
-                    raise
-                await self._pause(error, attempt)
-            else:
-                self.paused = None
-                break
-        return answer
-
-    async def _pause(self, error: QueueError, attempt: int) -> None:
-        """Wait before the store is asked again: rows in hand are kept, and renewed meanwhile."""
-        if self._here.draining:
-            raise _Draining(str(error)) from error
-        if self.paused is None:
-            _log.error("nothing is handled until the state store works again: %s", error)
-        self.paused = str(error)
-        await asyncio.sleep(_STORE.delay(min(attempt, 30), self._clock.random()))
 
     def _give_up(self, lanes: list[Lane]) -> None:
         """Nothing of these lanes can begin any more."""
@@ -487,8 +456,11 @@ class HandlerCore:
             await self._commit(stints)
 
     async def _commit(self, stints: list[Stint]) -> None:
-        changed = [stint.change for stint in stints if not stint.change.empty]
-        refused = await self._write(changed)
+        changes = [stint.change for stint in stints if not stint.change.empty]
+        answers = await self._store.commit(changes) if changes else []
+        refused = {
+            change.key: error for change, error in zip(changes, answers, strict=True) if error
+        }
         for stint in stints:
             for name, number in stint.counts.items():
                 self.counts[name] += number
@@ -501,28 +473,6 @@ class HandlerCore:
                 task.add_done_callback(self._send_ended)
                 continue
             self._publish([stint])
-
-    async def _write(self, changes: list[Change]) -> dict[str, QueueError]:
-        """Commit changes; returns by key why one was refused."""
-        refused: dict[str, QueueError] = {}
-        left = changes
-
-        async def commit() -> None:
-            nonlocal left
-            answers = await self._store.commit(left)
-            told = list(zip(left, answers, strict=True))
-            left = [change for change, error in told if error is not None and error.transient]
-            again = [error for _, error in told if error is not None and error.transient]
-            refused.update({c.key: e for c, e in told if e is not None and not e.transient})
-            if again:
-                raise again[0]
-
-        try:
-            if left:
-                await self._stored(commit)
-        except QueueError as error:
-            refused.update((change.key, error) for change in left)
-        return refused
 
     def _send_ended(self, task: asyncio.Task[None]) -> None:
         self._sends.discard(task)
@@ -541,7 +491,10 @@ class HandlerCore:
 
     async def _send(self, stint: Stint) -> None:
         """Send what waits before the rows are completed; what can't be sent makes them wait."""
-        failed = await self._outbox.send(stint.lane.key)
+        try:
+            failed = await self._outbox.send(stint.lane.key)
+        except GivenUp:
+            failed = (-1, 0.0)
         if failed is not None:
             sequence, delay = failed
             kept: list[Place] = []

@@ -33,12 +33,13 @@ from tests.faults.flights import Part
 
 async def main():
     async with Runtime(parse(json.loads(sys.argv[1]))) as runtime:
+        print("ready", flush=True)
         await Part(int(sys.argv[2])).feed(runtime.client)
-        print("fed", flush=True)
         while (depth := await runtime.client.depth("flights")).available or depth.in_hand:
             await asyncio.sleep(0.2)
         counters = await runtime._brokers["main"].counters("flights")
         print(json.dumps([counters.sent, counters.completed, counters.dead_lettered]), flush=True)
+        await asyncio.Event().wait()
 
 asyncio.run(main())
 """
@@ -200,6 +201,7 @@ def stage(directory: Path, env: dict[str, str], name: str) -> Iterator[Stage]:
     """A stage, and the end of all its processes."""
     made = Stage(directory, env, name)
     try:
+        made.holder.wait_for("ready")
         yield made
     finally:
         for job in (*made.jobs, made.holder):

@@ -31,7 +31,7 @@ from tests.simulation.work import handler_of
 
 _MOST_SECONDS = 4_000.0
 """Until every message has ended; far more than the faults and retries of a plan can take."""
-_MOST_STEPS = 100_000
+_MOST_STEPS = 40_000
 _BYTES = 1 << 20
 
 
