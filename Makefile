@@ -107,8 +107,8 @@ simulate: $(STAMP)
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --start $(START) --jobs $(JOBS)
 
 soak: $(STAMP)
-	QR_SOAK=1 $(PYTEST) tests/unit tests/simulation --timeout=3600
-	$(MAKE) simulate SEEDS=100000 START=20000
+	RAY_AUTH_MODE=disabled $(BIN)/python -m tests.faults --seconds $(or $(SECONDS),3600) --seed $(or $(SEED),0)
+	$(MAKE) simulate SEEDS=100000
 
 clean:
 	rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache \

@@ -86,7 +86,7 @@ def config(directory: Path, name: str, handler: str) -> dict[str, Any]:
             }
         },
         "state": {"store": "sqlite", "path": str(directory / "state.sqlite")},
-        "timeouts": {"answer": 20.0},
+        "timeouts": {"answer": 12.0},
     }
 
 

@@ -1,0 +1,43 @@
+"""The kill tests fail when a law is broken: each bug is planted in every handler's process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.flights import flying
+from tests.faults.killing import kill
+
+BUGS = {
+    "the record of what was applied is not looked at": """
+from pipeline.state.port import SessionRecord
+
+SessionRecord.has = lambda *_: False
+""",
+    "outcomes are published before the commit": """
+import asyncio
+
+from pipeline.stages.handler import HandlerCore
+
+
+async def early(self, stints):
+    self._publish(stints)
+    await asyncio.sleep(0.02)
+    await self._store.commit([stint.change for stint in stints if not stint.change.empty])
+
+
+HandlerCore._commit = early
+""",
+}
+
+
+@pytest.mark.spec("T3", "T6")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("bug", BUGS, ids=["record", "commit"])
+async def test_a_planted_bug_is_found(fault_cluster: None, tmp_path: Path, bug: str) -> None:
+    """The same run with one line of the handler wrong does not come out right."""
+    async with flying(tmp_path, "planted", 30_000, BUGS[bug]) as (runtime, endings):
+        await kill(runtime, "handler", 0, "handled, not committed", tmp_path / "note")
+        await kill(runtime, "handler", 1, "committed, no outcome", tmp_path / "note")
+    assert endings[0].wrong != []
