@@ -30,7 +30,7 @@ help:
 	@echo "make format     format the code and repair what ruff can"
 	@echo "make spec       which requirements have tests, and which have none"
 	@echo "make simulate   SEEDS=20000 runs of the cores with seeded faults; each is repeated by its seed"
-	@echo "make soak       the property tests and the simulation with many more schedules"
+	@echo "make soak       an hour of kills on a real Ray, and 100,000 seeds of the simulation"
 	@echo "make clean      remove .venv and everything the tools left behind"
 
 $(STAMP): pyproject.toml constraints.txt
