@@ -11,11 +11,16 @@ COVER := --cov --cov-report=
 # pipeline/ is the domain and has every branch tested.
 EDGES := pipeline/__main__.py,pipeline/cli/*,pipeline/telemetry/*,pipeline/providers/aws/*,pipeline/providers/azure/*
 
+# The simulation: how many seeds, from which on, in how many processes.
+SEEDS ?= 20000
+START ?= 0
+JOBS ?= $(shell nproc 2> /dev/null || echo 2)
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help run test static unit contract coverage-core docs cluster coverage-edges faults notebooks \
-	bench bench-memory format spec soak clean
+	bench bench-memory format spec simulate soak clean
 
 help:
 	@echo "make run        the main job: 336,776 flights through a queue and Ray, with a checked result"
@@ -24,7 +29,8 @@ help:
 	@echo "make bench-memory  ten million messages, and a million sessions: is memory flat?"
 	@echo "make format     format the code and repair what ruff can"
 	@echo "make spec       which requirements have tests, and which have none"
-	@echo "make soak       the property tests and the simulation with many more schedules"
+	@echo "make simulate   SEEDS=20000 runs of the cores with seeded faults; each is repeated by its seed"
+	@echo "make soak       an hour of kills on a real Ray, and 100,000 seeds of the simulation"
 	@echo "make clean      remove .venv and everything the tools left behind"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -97,8 +103,12 @@ format: $(STAMP)
 spec: $(STAMP)
 	@$(BIN)/python -m tests.spec_ids
 
+simulate: $(STAMP)
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --start $(START) --jobs $(JOBS)
+
 soak: $(STAMP)
 	RAY_AUTH_MODE=disabled $(BIN)/python -m tests.faults --seconds $(or $(SECONDS),3600) --seed $(or $(SEED),0)
+	$(MAKE) simulate SEEDS=100000
 
 clean:
 	rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache \

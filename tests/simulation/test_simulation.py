@@ -1,0 +1,98 @@
+"""The simulation: seeded faults against the real cores, and whether it can be trusted itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from tests.simulation.faults import CALLS, SERVICES, STEPS, Fault, draw
+from tests.simulation.journal import Broken
+from tests.simulation.plan import plan_of
+from tests.simulation.run import Result, simulate
+from tests.simulation.shrink import shrink, told
+
+SEEDS = 20_000 if os.environ.get("QR_SOAK") else 2_000
+HERE = 60
+
+
+def simulation(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command, in a process of its own: its own imports, and no coverage to slow it down."""
+    return subprocess.run(
+        [sys.executable, "-m", "tests.simulation", *arguments],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.spec("T6", "F2", "F3", "F4", "F5", "F7", "H5")
+@pytest.mark.timeout(3_600)
+def test_no_seed_breaks_a_law() -> None:
+    """Nothing is lost, out of order, done twice or counted wrongly, whatever goes wrong."""
+    jobs = str(os.cpu_count() or 1)
+    done = simulation("--seeds", str(SEEDS), "--jobs", jobs)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.spec("T6")
+@pytest.mark.parametrize("dialect", [0, 1], ids=["native", "groups"])
+def test_a_few_seeds_here(dialect: int) -> None:
+    """The same in this process, where a debugger and the coverage see it."""
+    for seed in range(dialect, HERE, 2):
+        result = simulate(seed)
+        assert result.broken is None, told(result)
+
+
+@pytest.mark.spec("T6")
+def test_a_seed_repeats_exactly() -> None:
+    """In another process, with other hashes, the same things happen at the same times."""
+    seeds = (1, 8, 14, 21)
+    here = [simulate(seed).digest for seed in seeds]
+    assert [simulate(seed).digest for seed in seeds] == here
+    for seed, digest in zip(seeds, here, strict=True):
+        there = simulation("--seed", str(seed), PYTHONHASHSEED=str(seed))
+        assert digest in there.stdout, there.stdout
+
+
+@pytest.mark.spec("T6")
+def test_every_kind_of_fault_is_drawn_and_strikes() -> None:
+    """No fault is on paper only."""
+    drawn = {fault.kind for seed in range(300) for fault in draw(seed, 2, 2, 3)}
+    assert drawn == STEPS.keys() | CALLS.keys() | SERVICES.keys()
+    struck = {fault.kind for seed in range(HERE) for fault in simulate(seed).struck}
+    assert len(struck) >= len(drawn) - 2
+
+
+def result_of(faults: Sequence[Fault], *needed: Fault) -> Result:
+    """A run that breaks a law when all the needed faults are there."""
+    fails = all(any(one.where == fault.where for one in faults) for fault in needed)
+    broken = Broken("order", "out of it") if fails else None
+    return Result(plan_of(0), tuple(faults), tuple(faults), broken, "", ((0.5, "begin", "s0"),))
+
+
+@pytest.mark.spec("T6")
+def test_a_failing_schedule_is_shrunk_to_what_matters() -> None:
+    """Of many faults the two that make it fail are left, and last no longer than they must."""
+    faults = [Fault(f"handler {at}", at + 1, "stall", 20.0) for at in range(11)]
+    needed = faults[3], faults[8]
+    least = shrink(result_of(faults, *needed), lambda _, some: result_of(some, *needed))
+    assert [fault.where for fault in least.faults] == ["handler 3", "handler 8"]
+    assert {fault.seconds for fault in least.faults} == {0.0}
+
+
+@pytest.mark.spec("T6")
+def test_a_failing_run_can_be_read() -> None:
+    """Seed, law, faults in words, what happened last, and the command that repeats it."""
+    faults = [Fault("handler 0", 212, "kill", 1.0), Fault("receiver 0 > router 0", 17, "deaf")]
+    text = told(result_of(faults, *faults))
+    assert "seed 0: order: out of it" in text
+    assert "step 212 of handler 0: it is killed, and replaced 1.00 s later" in text
+    assert "call 17 receiver 0 > router 0: it is carried out, but its answer is lost" in text
+    assert "0.5000  begin s0" in text
+    assert "python -m tests.simulation --seed 0" in text

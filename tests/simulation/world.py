@@ -1,0 +1,361 @@
+"""A cluster in one thread: processes of the real cores, and a supervisor that replaces them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pipeline.clock import SeededClock
+from pipeline.config import MemoryQueue
+from pipeline.errors import QueueError
+from pipeline.message import Message, to_row
+from pipeline.names import QueueName
+from pipeline.providers.memory import MemoryBroker, MemoryProvider
+from pipeline.retry import RetryPolicy
+from pipeline.slots import SlotTable
+from pipeline.stages.calls import ProcessDied
+from pipeline.stages.handler import HandlerCore, HandlerSettings
+from pipeline.stages.receiver import ReceiverCore, ReceiverSettings
+from pipeline.stages.router import RouterCore, RouterSettings
+from pipeline.stages.workers import InlineHands
+from pipeline.state.memory import MemoryStore
+from tests.simulation.chance import chance, stream
+from tests.simulation.ending import QUEUE, drained
+from tests.simulation.faults import EVERYTHING, Fault, Schedule
+from tests.simulation.journal import Broken, Journal
+from tests.simulation.plan import ATTEMPTS, VISIBILITY, Plan
+from tests.simulation.processes import NOBODY, Process, ProcessLoop, Slot
+from tests.simulation.wire import FarBroker, FarStore, Link, Target, world_delay
+from tests.simulation.work import handler_of
+
+_MOST_SECONDS = 4_000.0
+"""Until every message has ended; far more than the faults and retries of a plan can take."""
+_MOST_STEPS = 40_000
+_BYTES = 1 << 20
+
+
+class World:
+    """One run.
+
+    Args:
+        plan: what is to happen.
+        schedule: what is to go wrong.
+        loop: where.
+    """
+
+    def __init__(self, plan: Plan, schedule: Schedule, loop: ProcessLoop) -> None:
+        self.plan = plan
+        self.schedule = schedule
+        self.cut_until: dict[str, float] = {}
+        self.delay = world_delay(plan.seed, plan.pace)
+        self._loop = loop
+        self._end: asyncio.Future[None] = loop.create_future()
+        self.journal = Journal(plan, loop.time, self._tell)
+        queue = MemoryQueue(connection="m", fifo=True, sessions=plan.dialect, visibility=VISIBILITY)
+        self._queues = {QUEUE: queue}
+        self.broker = MemoryBroker(self._queues, self._clock("broker"))
+        self.store = MemoryStore(now=self._clock("store").now)
+        self._table = SlotTable.spread(plan.handlers, plan.routers)
+        self._handler = handler_of(plan.kind, self.journal, self._kill_itself)
+        self._retry = RetryPolicy(ATTEMPTS, 0.5, 5.0, 2.0, jitter="half")
+        self._links: dict[tuple[Process, Process], Link] = {}
+        self._everything_at = min(schedule.steps(EVERYTHING), default=0)
+        self._steps = 0
+        self.handlers = self._slots("handler", plan.handlers)
+        self.routers = self._slots("router", plan.routers)
+        self.receivers = self._slots("receiver", plan.receivers)
+
+    def _slots(self, role: str, count: int) -> list[Slot]:
+        return [
+            Slot(role, number, self.schedule.steps(f"{role} {number}")) for number in range(count)
+        ]
+
+    def _clock(self, name: str) -> SeededClock:
+        return SeededClock(self._loop.time, stream(name) + self.plan.seed)
+
+    def _tell(self, broken: Broken) -> None:
+        if not self._end.done():
+            self._end.set_exception(broken)
+
+    @property
+    def slots(self) -> list[Slot]:
+        """Every place."""
+        return [*self.handlers, *self.routers, *self.receivers]
+
+    # ---------------------------------------------------------------- from begin to end
+
+    async def run(self) -> None:
+        """Send, handle, and look at what is left.
+
+        Raises:
+            Broken: a law was broken.
+        """
+        fates = list(self.plan.fates)
+        early, later = fates[: -self.plan.later or None], fates[len(fates) - self.plan.later :]
+        await self._send(early)
+        for slot in self.slots:
+            await self._make(slot)
+        if self.plan.anew:
+            await self._settled()
+            self._make_anew()
+            await self._send(later)
+        else:
+            await asyncio.sleep(1.0)
+            await self._send(later)
+        await self._settled()
+        self.schedule.over = True
+        await asyncio.sleep(45.0)  # what the last faults left comes to its end
+        await drained(self)
+        if self._end.done():
+            await self._end
+
+    def _make_anew(self) -> None:
+        """Another broker takes the place of the one that is empty, and all processes start anew."""
+        self.broker = MemoryBroker(self._queues, self._clock("broker made anew"))
+        for slot in self.slots:
+            if slot.standing:
+                self._lose(slot.here, back=0.1)
+
+    async def _send(self, places: list[tuple[str, int]]) -> None:
+        rows = [
+            to_row(
+                Message(
+                    f"{session}:{position}".encode(),
+                    id=f"m-{session}-{position}",
+                    session=session,
+                )
+            )
+            for session, position in places
+        ]
+        sent = await self.broker.send(QUEUE, rows)
+        self.journal.sent(await self.broker.source(QUEUE), places, sent.sequences)
+
+    async def _settled(self) -> None:
+        """Wait until every message that was sent has ended."""
+        end = self._loop.time() + _MOST_SECONDS
+        while not self.journal.finished:
+            await asyncio.wait([self._end], timeout=1.0)
+            if self._loop.time() > end:
+                self.journal.broken("every message ends", self._missing())
+            if self._end.done():
+                await self._end
+
+    def _missing(self) -> str:
+        journal = self.journal
+        left = [
+            f"{session}:{position}"
+            for session, position in journal.places.values()
+            if (session, position) not in journal.completed
+            and (session, position) not in journal.dead
+        ]
+        return f"{', '.join(left)} did not end within {_MOST_SECONDS} s"
+
+    # ---------------------------------------------------------------- the supervisor
+
+    async def _make(self, slot: Slot) -> None:
+        """Put a new process in a place, and tell those who call it."""
+        process = Process(slot, self._strike, self._watch)
+        await {"handler": self._handle, "router": self._route, "receiver": self._receive}[
+            slot.role
+        ](slot, process)
+        if process.dead:
+            return
+        slot.process, slot.standing = process, True
+        self.journal.note("made", process.name)
+        for caller in self._callers(slot):
+            if caller.process is not None and not caller.process.dead:
+                self._join(caller.process, process)
+
+    def _callers(self, slot: Slot) -> list[Slot]:
+        if slot.role == "handler":
+            return [self.routers[self._table.routers[slot.number]]]
+        return self.receivers if slot.role == "router" else []
+
+    def _join(self, caller: Process, callee: Process) -> None:
+        link = self._link(caller, callee)
+        caller.call_soon(lambda: _beside(caller.core.join(callee.slot.number, link)))
+
+    def _link(self, caller: Process, callee: Process) -> Link:
+        key = (caller, callee)
+        return self._links.get(key) or self._links.setdefault(key, Link(self, caller, callee))
+
+    async def _handle(self, slot: Slot, process: Process) -> None:
+        plan = self.plan
+        settings = HandlerSettings(
+            queue=QueueName(QUEUE),
+            ordered=True,
+            retry=self._retry,
+            concurrency=plan.concurrency,
+            batch_rows=plan.batch_rows,
+        )
+        process.core = process.now(
+            HandlerCore,
+            settings,
+            self._handler,
+            FarStore(self, process),
+            InlineHands(),
+            self._clock(process.name),
+            self._loop.time,
+            None,
+            Target(self, process),
+            self._fatal(process),
+        )
+        await self.within(process, process.core.start())
+
+    async def _route(self, slot: Slot, process: Process) -> None:
+        links = {
+            number: self._link(process, self.handlers[number].here)
+            for number, router in enumerate(self._table.routers)
+            if router == slot.number
+        }
+        settings = RouterSettings(
+            name=slot.name,
+            epoch=slot.incarnations,
+            batch_rows=self.plan.batch_rows,
+            batch_bytes=_BYTES,
+        )
+        process.core = process.now(RouterCore, settings, links, self._table, self._fatal(process))
+        process.now(process.core.greet)
+
+    async def _receive(self, slot: Slot, process: Process) -> None:
+        plan = self.plan
+        provider = MemoryProvider(FarBroker(self, process), self._queues)
+        await self._trying(process, provider.start)
+        source = await self._trying(process, lambda: self._lane(provider, slot))
+        origin = await self._trying(process, lambda: provider.source(QUEUE))
+        settings = ReceiverSettings(
+            name=slot.name,
+            epoch=slot.incarnations,
+            ordered=True,
+            messages=plan.credit,
+            bytes=_BYTES,
+            batch_rows=plan.batch_rows,
+            batch_bytes=_BYTES,
+            wait=plan.wait,
+            hold=plan.hold,
+            sessions=plan.places,
+        )
+        process.core = process.now(
+            ReceiverCore,
+            settings,
+            source,
+            provider.capabilities(QUEUE),
+            origin,
+            [self._link(process, router.here) for router in self.routers],
+            self._table,
+            self._clock(process.name),
+            self._fatal(process),
+        )
+        await self.within(process, process.core.start())
+
+    def _lane(self, provider: MemoryProvider, slot: Slot) -> Awaitable[Any]:
+        return provider.receiver(QUEUE, partition=slot.number, owner=slot.name)
+
+    async def _trying(self, process: Process, call: Callable[[], Awaitable[Any]]) -> Any:
+        """What a shell does at its start: again, until it can be done."""
+        while True:
+            try:
+                return await self.within(process, call())
+            except QueueError as error:
+                if not error.transient:
+                    raise
+                await asyncio.sleep(1.0)
+
+    async def within(self, process: Process, work: Awaitable[Any]) -> Any:
+        """Run a coroutine in a process, and wait for it."""
+        return await process.spawn(_awaited(work))
+
+    def _fatal(self, process: Process) -> Callable[[BaseException], None]:
+        def fatal(error: BaseException) -> None:
+            if not process.gone:
+                self.journal.broken("no defects", f"{process.name} can't go on: {error!r}")
+
+        return fatal
+
+    # ---------------------------------------------------------------- faults
+
+    def _strike(self, process: Process, fault: Fault) -> None:
+        if self.schedule.over:
+            return
+        self.schedule.struck.append(fault)
+        self.journal.note("fault", str(fault))
+        if fault.kind == "stall":
+            process.stand_still(fault.seconds)
+        elif fault.kind == "kill":
+            self._lose(process, back=fault.seconds)
+        else:
+            self._lose(process, back=0.1, lingers=fault.seconds)
+
+    def _kill_itself(self, process: Process) -> None:
+        """User code ends its process."""
+        self._lose(process, back=0.5)
+
+    def _lose(self, process: Process, *, back: float, lingers: float = 0.0) -> None:
+        """A process dies, now or (taken for dead now) later; another one follows."""
+        if process.dead:
+            return
+        was_known, slot = process.zombie, process.slot
+        if lingers:
+            process.zombie = True
+            self._loop.call_later(lingers, self._lose_for_good, process, context=NOBODY)
+        else:
+            process.dead = True
+        if was_known:
+            self.journal.died(process)
+            return
+        slot.standing = False
+        self.journal.died(process)
+        heard = 0.3 * chance(self.plan.seed, stream(process.name), 0)
+        self._loop.call_later(heard, self._tell_callers, process, context=NOBODY)
+        self._loop.call_later(
+            heard + back,
+            lambda: self._loop.create_task(self._make(slot)),
+            context=NOBODY,
+        )
+
+    def _lose_for_good(self, process: Process) -> None:
+        if not process.dead:
+            process.dead = True
+            self.journal.died(process)
+
+    def _tell_callers(self, process: Process) -> None:
+        for answer in list(process.answers):
+            if not answer.done():
+                answer.set_exception(ProcessDied(process.name))
+                answer.exception()
+
+    # ---------------------------------------------------------------- at every step
+
+    def _watch(self, process: Process) -> None:
+        self._steps += 1
+        if self._steps == self._everything_at and not self.schedule.over:
+            self._lose_everything()
+        if self._steps == _MOST_STEPS:
+            self.journal.broken("no runaway", f"{process.name} takes its {_MOST_STEPS}th step")
+        if process.slot.role == "receiver" and process.core is not None:
+            core = process.core
+            held = core._credit.held_messages
+            if not 0 <= held <= self.plan.credit or held != core._ledger.open:
+                self.journal.broken(
+                    "credit",
+                    f"{process.name} has {held} messages by its credit of {self.plan.credit}, "
+                    f"{core._ledger.open} by its ledger",
+                )
+
+    def _lose_everything(self) -> None:
+        fault = self.schedule.steps(EVERYTHING)[self._everything_at]
+        self.schedule.struck.append(fault)
+        self.journal.note("fault", str(fault))
+        for slot in self.slots:
+            if slot.standing:
+                self._lose(slot.here, back=fault.seconds)
+
+
+async def _awaited(work: Awaitable[Any]) -> Any:
+    return await work
+
+
+def _beside(work: Any) -> None:
+    """Run a coroutine beside what is running."""
+    asyncio.ensure_future(work)  # noqa: RUF006 - the loop keeps its tasks
