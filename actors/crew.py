@@ -119,17 +119,22 @@ class _Place:
         self.number = number
         self.name = ""
         self.actor: Any = None
+        """Who is there: nobody gets to know an actor that has not begun."""
         self.process: Process | None = None
         self._made = made
-        self._started: Any = None
+        self._coming: Any = None
+        self._starting: Any = None
 
     def make(self) -> None:
         """Have an actor made for this place; it has not begun."""
-        self.name, self.actor, self._started = self._made()
+        self.name, self._coming, self._starting = self._made()
 
     async def begin(self) -> None:
-        """Start who was made."""
-        self.process = await self._started(*self.given())
+        """Start who was made; it takes its place."""
+        self._take(await self._starting(*self.given()))
+
+    def _take(self, process: Process) -> None:
+        self.actor, self._coming, self.process = self._coming, None, process
 
     def given(self) -> Sequence[Any]:
         """What it is started with."""
@@ -157,9 +162,10 @@ class _Place:
             await self.begin()
 
     def end(self) -> None:
-        """End who is there."""
-        if self.actor is not None:
-            end(self.actor)
+        """End who is there, or was about to be."""
+        for actor in (self.actor, self._coming):
+            if actor is not None:
+                end(actor)
 
     def _stop_for_good(self) -> None:
         """End a process that does not answer, if it is on this machine.
@@ -178,9 +184,12 @@ class _Handler(_Place):
     actor: ActorProxy[HandlerActor]
 
     async def begin_anew(self) -> None:
-        await self.begin()
+        process = await self._starting()
         crew = self.crew
         async with crew.joining:
+            # At once with the joining: a router that starts later is given this handler, and one
+            # that started before is told; none is told of one that it was given.
+            self._take(process)
             router = crew.routers[crew.table.routers[self.number]].actor
             # A router that is dead itself will be replaced by one that is given this handler.
             with contextlib.suppress(QueueError):

@@ -115,3 +115,34 @@ async def test_a_stopped_process_is_replaced_and_does_no_harm(
     expected = {str(n): 1 for n in range(300)} | {"attempts": 1}
     assert all(state == expected for state in states.values())
     assert len(states) == 20
+
+
+@pytest.mark.spec("F7", "F3", "F4")
+@pytest.mark.timeout(180)
+async def test_who_dies_while_another_one_is_replaced_is_replaced_too(
+    fault_cluster: None, tmp_path: Path
+) -> None:
+    """Nobody is given an actor that has not begun, and nobody is told twice of one that has."""
+    one = runtime(tmp_path, "SlowToStart")
+    async with one:
+        await one.client.send_many(
+            "q", [Message(str(n).encode(), session=f"s{s}") for n in range(400) for s in range(20)]
+        )
+        for kinds in (("handler", "router"), ("router", "receiver")):
+            before = {kind: one.processes[f"{kind}:p:0"].pid for kind in kinds}
+            for kind, pid in before.items():
+                os.kill(pid, signal.SIGKILL)
+                while not any(kind in why for why in one.look.missing):
+                    await one.next_look()
+            async with asyncio.timeout(60):
+                for kind, pid in before.items():
+                    name = f"{kind}:p:0"
+                    while (now := one.processes.get(name)) is None or now.pid == pid:
+                        await one.next_look()
+        await one.until_empty()
+        totals = await one.totals()
+        states = (await one.states())["p"]
+    assert totals.completed == 8_000
+    expected = {str(n): 1 for n in range(400)} | {"attempts": 1}
+    assert all(state == expected for state in states.values())
+    assert len(states) == 20

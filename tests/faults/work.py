@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -45,3 +46,15 @@ def endless(body: str, state: dict[str, int], context: Context) -> None:
         time.sleep(0.1)
     state[body] = state.get(body, 0) + 1
     state["attempts"] = max(state.get("attempts", 0), context.attempt)
+
+
+@handler(state=dict)
+class SlowToStart:
+    """Counts its messages; its process takes its time to begin."""
+
+    async def start(self) -> None:
+        """Be late."""
+        await asyncio.sleep(2)
+
+    def __call__(self, body: str, state: dict[str, int], context: Context) -> None:
+        poisoned.function(body, state, context)
