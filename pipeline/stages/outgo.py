@@ -152,15 +152,22 @@ class Outgo:
             self._note(way)
 
     def lose(self, key: str, holding: int) -> None:
-        """A lock ended: tell everybody who may have rows of it, at once.
+        """A lock ended: tell everybody who may have rows of it, in this pass of the loop.
 
         Args:
             key: the session, or where there is none the message's id.
             holding: rows of this one and of older ones are lost.
         """
+        if not any(way.lost for way in self._ways):
+            # Locks that end together are told of together.
+            asyncio.get_running_loop().call_soon(self._tell_lost)
         for way in self._ways:
             way.lost.append((key, holding))
-            self._note(way)
+
+    def _tell_lost(self) -> None:
+        for way in self._ways:
+            if way.lost:
+                self._note(way)
 
     async def join(self, router: int, calls: RunCalls) -> None:
         """A new router took the place of one that is dead, or will be found to be.

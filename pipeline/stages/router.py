@@ -221,7 +221,11 @@ class _Way:
         self._pump()
 
     def lose(self, lost: tuple[tuple[str, int], ...]) -> None:
-        """Locks ended: the handler is told at once, whatever it has."""
+        """Locks ended: what waits here comes back, and the handler is told, whatever it has."""
+        ended = dict(lost)
+        self._release_where(
+            lambda key, holding: key in ended and holding <= ended[key],
+        )
         if not self._line.dead:
             self._send(_Sent([], self), MessageBatch.empty(), "", lost)
 
@@ -298,18 +302,23 @@ class _Way:
         self._newest.update(fresh)
         if not older:
             return
+        self._release_where(lambda key, holding: key in older and holding < fresh[key])
+
+    def _release_where(self, gone: Callable[[str, int], bool]) -> None:
+        """Rows that wait here come back: those of whose session (or id) and holding this is so."""
         for at, waiting in enumerate(list(self._fragments)):
-            sessions = waiting.batch.values("session")
-            held = waiting.batch.values("holding")
-            gone = [
+            batch = waiting.batch
+            keys = zip(batch.values("session"), batch.provider_ids(), strict=True)
+            held = batch.values("holding")
+            rows = [
                 row
-                for row, session in enumerate(sessions)
-                if session in older and held[row] < fresh[session]
+                for row, (session, id_) in enumerate(keys)
+                if gone(id_ if session is None else session, held[row])
             ]
-            if gone:
-                _release(waiting.take(gone))
-                self.waiting -= len(gone)
-                self._fragments[at] = waiting.without(gone)
+            if rows:
+                _release(waiting.take(rows))
+                self.waiting -= len(rows)
+                self._fragments[at] = waiting.without(rows)
         self._fragments = deque(one for one in self._fragments if one.places)
 
     def _remember(self, fragments: deque[_Fragment]) -> None:

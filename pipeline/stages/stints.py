@@ -225,7 +225,8 @@ class Stint:
             new = run.failures[row] - self._deaths(run, row)
             if new < 1:
                 return False
-            attempt += new
+            # No more than there may be: who was to be dead-lettered already did not run.
+            attempt = min(attempt + new, max(attempt, here.runner.most_attempts))
         elif attempt < here.runner.most_attempts:
             # The provider's count and the deaths are all there is: past the last attempt, it ends.
             return False

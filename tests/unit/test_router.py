@@ -438,3 +438,18 @@ async def test_who_was_dead_before_did_not_die_of_its_rows(there: bool) -> None:
     await rig.handler.die()
     [outcome] = sent.others.values()
     assert (outcome.kind, outcome.counted) == (Kind.DIED, there)
+
+
+@pytest.mark.spec("F3", "P13")
+async def test_what_waits_for_a_handler_comes_back_when_its_lock_ends() -> None:
+    """The handler forgets the note with its last row, and must not get another one of it later."""
+    rig = Rig()
+    busy = [await rig.send(rows("x", session=MINE[1])) for _ in range(2)]
+    waiting = await rig.send(rows("a", "b", session=[MINE[0], MINE[2]]), alone=True)
+    await rig.send(MessageBatch.empty(), lost=((MINE[0], 1), (MINE[2], 0)))
+    assert {row: one.kind for row, one in waiting.others.items()} == {0: Kind.RELEASED}
+    assert rig.handler.headers[-1].lost == ((MINE[0], 1), (MINE[2], 0))
+    await rig.core.drain()
+    await settle()
+    assert len(waiting.others) == 2
+    assert [sent.others for sent in busy] == [{}, {}]
