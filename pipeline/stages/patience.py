@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from itertools import count
 from typing import TypeVar
 
 from pipeline.errors import QueueError
@@ -85,17 +84,18 @@ class PatientStore:
         await self._store.close()
 
     async def _until_it_works(self, ask: Callable[[], Awaitable[T]]) -> T:
-        for attempt in count(1):
+        attempt = 0
+        while True:
             try:
                 answer = await ask()
             except QueueError as error:
                 if not error.transient:
                     raise
+                attempt += 1
                 await self._wait(error, attempt)
             else:
                 self.paused = None
-                break
-        return answer
+                return answer
 
     async def _wait(self, error: QueueError, attempt: int) -> None:
         if self.hurried:

@@ -637,6 +637,32 @@ async def test_a_drain_does_not_wait_for_a_store() -> None:
             assert (rig.core.busy, rig.errors) == (0, [])
 
 
+@pytest.mark.spec("F4", "H3", "F6", "T3")
+async def test_a_drain_does_not_wait_to_learn_what_is_to_be_sent() -> None:
+    """The state is kept, what was sent isn't known to be gone: the row is not completed."""
+
+    class Breaking(Refusing):
+        async def commit(self, changes: Sequence[Change]) -> list[QueueError | None]:
+            answers = await super().commit(changes)
+            self.broken = ProviderError("sqlite", "SQLITE_IOERR", "it broke", transient=True)
+            return answers
+
+    @handler
+    def pass_on(body: str, context: Context) -> None:
+        context.send("out", Message(body.encode()))
+
+    store = Breaking()
+    async with Rig(pass_on, store=store) as rig:
+        call = rig.call(rows("a"))
+        await asyncio.sleep(10)
+        assert not call.done()
+        await rig.core.drain()
+        assert words(await call, 1) == ["retry 0 uncounted"]
+        assert rig.target.taken == []
+        store.broken = None
+        assert len((await rig.record("s")).outbox) == 1, "it goes out before the row is completed"
+
+
 @pytest.mark.spec("F3", "F4")
 async def test_a_handler_that_lost_its_session_can_not_commit() -> None:
     """Another one wrote in the meantime: its rows are released, the other's state stands."""
