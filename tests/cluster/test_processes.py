@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
@@ -54,16 +56,6 @@ def environment(**more: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     inherited.pop("PYTHONPATH", None)
     return inherited | {"PATH": f"{BIN}:{os.environ['PATH']}"} | more
-
-
-def free_port() -> int:
-    """A free port outside those that Ray gives its workers."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if not 10_002 <= port <= 19_999:
-            return port
 
 
 def wait_for(process: subprocess.Popen[str], text: str, path: Path, seconds: float = 60) -> None:

@@ -20,6 +20,7 @@ import yaml
 
 from tests.faults import journal
 from tests.faults.flights import Part, config, differences
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -50,16 +51,6 @@ def environment(**more: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     inherited |= {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
     return inherited | {"PYTHONPATH": str(ROOT)} | more
-
-
-def free_port() -> int:
-    """A free port outside those that Ray gives its workers."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if not 10_002 <= port <= 19_999:
-            return port
 
 
 def listens(port: int) -> bool:
