@@ -223,9 +223,7 @@ class _Way:
     def lose(self, lost: tuple[tuple[str, int], ...]) -> None:
         """Locks ended: what waits here comes back, and the handler is told, whatever it has."""
         ended = dict(lost)
-        self._release_where(
-            lambda key, holding: key in ended and holding <= ended[key],
-        )
+        self._release_where(lambda key, holding: key in ended and holding <= ended[key])
         if not self._line.dead:
             self._send(_Sent([], self), MessageBatch.empty(), "", lost)
 
@@ -352,11 +350,12 @@ class _Way:
 
     def _next_alone(self) -> list[_Fragment]:
         """One row: if the process dies, it is known of which."""
-        fragment = self._fragments[0]
-        if len(fragment.places) == 1:
-            return [self._fragments.popleft()]
-        self._fragments[0] = fragment.without([0])
-        return [fragment.take([0])]
+        fragment = self._fragments.popleft()
+        while (rows := len(fragment.places)) > 1:
+            # In halves: to cut off row after row would copy what is left once a row.
+            self._fragments.appendleft(fragment.take(range(rows // 2, rows)))
+            fragment = fragment.take(range(rows // 2))
+        return [fragment]
 
     def _next_run(self) -> list[_Fragment]:
         """As many as go together."""
