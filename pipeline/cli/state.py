@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         complain(f"nothing has been kept yet: there is no {path}")
         return DONE
     action: Action = arguments.act
-    return asyncio.run(_run(action, Kepts(config, names), arguments))
+    return asyncio.run(action(Kepts(config, names), arguments))
 
 
 class Kepts:
@@ -119,11 +119,7 @@ class Kepts:
                     yield pipeline, session, kept.live(self.now)
 
 
-Action: TypeAlias = Callable[[Kepts, argparse.Namespace], Awaitable[int]]
-
-
-async def _run(action: Action, kepts: Kepts, arguments: argparse.Namespace) -> int:
-    return await action(kepts, arguments)
+Action: TypeAlias = Callable[[Kepts, argparse.Namespace], Coroutine[None, None, int]]
 
 
 async def _list(kepts: Kepts, arguments: argparse.Namespace) -> int:

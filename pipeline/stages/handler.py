@@ -109,7 +109,6 @@ class HandlerCore:
         self._store = PatientStore(store, clock.random)
         self._hands = hands
         self._monotonic = monotonic
-        self._clock = clock
         self._fatal = fatal
         self.signals = Signals(settings.queue)
         self.signals.late = self._late
@@ -457,7 +456,7 @@ class HandlerCore:
 
     async def _commit(self, stints: list[Stint]) -> None:
         changes = [stint.change for stint in stints if not stint.change.empty]
-        answers = await self._store.commit(changes) if changes else []
+        answers = await self._store.commit(changes)
         refused = {
             change.key: error for change, error in zip(changes, answers, strict=True) if error
         }

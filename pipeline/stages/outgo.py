@@ -178,9 +178,7 @@ class Outgo:
         await way.line.close()
         way.line = self._line(calls=calls)
         way.generation = 0
-        waiting, way.waiting = way.waiting, []
-        for call in waiting:
-            call.release()
+        way.release()
         if way.closed or way.lost:
             self._note(way)
 
@@ -188,9 +186,7 @@ class Outgo:
         """From here on nothing waits for a new router: what can't be sent comes back."""
         self._stopped = True
         for way in self._ways:
-            waiting, way.waiting = way.waiting, []
-            for call in waiting:
-                call.release()
+            way.release()
 
     async def close(self, *, abandon: bool = False) -> None:
         """Wait for the calls that are open, or abandon them: their handlers are gone."""
@@ -239,6 +235,12 @@ class _Way:
         self.lost: list[tuple[str, int]] = []
         self.waiting: list[Call] = []
         self.generation = 0
+
+    def release(self) -> None:
+        """What waits comes back."""
+        waiting, self.waiting = self.waiting, []
+        for call in waiting:
+            call.release()
 
     def call(self, batch: MessageBatch, pending: Call | _NoRows, origin: str) -> None:
         """Make a call; the notes that are due go with it."""

@@ -266,7 +266,7 @@ class _Post:
         self._lost: str | None = None
         self._stopped = False
         self.asked: asyncio.Task[Said] | None = None
-        self.latency_before = Histogram()
+        self._latency_before = Histogram()
         self.replaced = 0
 
     @property
@@ -277,7 +277,7 @@ class _Post:
     @property
     def latency(self) -> Histogram:
         """The same for its latencies."""
-        merged = Histogram(self.latency_before.counts)
+        merged = Histogram(self._latency_before.counts)
         if self._said.latency is not None:
             merged.merge(Histogram(self._said.latency))
         return merged
@@ -339,7 +339,7 @@ class _Post:
         kept = {name: count for name, count in said.counts.items() if name not in _NOW}
         self._before = add_up((self._before, kept))
         if said.latency is not None:
-            self.latency_before.merge(Histogram(said.latency))
+            self._latency_before.merge(Histogram(said.latency))
         self._replacing = asyncio.ensure_future(self._until_replaced(rows))
 
     async def _until_replaced(self, rows: Sequence[tuple[int, int]]) -> None:
