@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.ports import free_port
+from tests.rays import free_port, own_head
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -127,41 +126,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         capture_output=True,
         timeout=60,
     )
-    with tempfile.TemporaryDirectory(prefix="qr-", dir="/tmp") as short:
-        started = subprocess.Popen(
-            [
-                *(str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1"),
-                *(f"--port={free_port()}", f"--dashboard-port={dashboard}"),
-                *(f"--ray-client-server-port={free_port()}", "--num-cpus=4"),
-                # Another Ray on this machine has the agents' default ports.
-                f"--dashboard-agent-listen-port={free_port()}",
-                f"--dashboard-agent-grpc-port={free_port()}",
-                f"--metrics-export-port={free_port()}",
-                *(f"--temp-dir={short}", "--object-store-memory=150000000"),
-            ],
-            env=env,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            deadline = time.monotonic() + 90
-            while not _listens(dashboard):
-                assert started.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-            yield env
-        finally:
-            started.terminate()
-            try:
-                started.wait(60)
-            except subprocess.TimeoutExpired:
-                started.kill()
-                started.wait()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    own = (f"--port={free_port()}", f"--dashboard-port={dashboard}", "--num-cpus=4")
+    with own_head(env, dashboard, *own, "--object-store-memory=150000000"):
+        yield env
 
 
 def submit_command() -> str:

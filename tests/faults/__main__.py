@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import random
-import shutil
 import signal
 import sys
 import tempfile
@@ -17,11 +16,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import ray
-
 from actors.runtime import Runtime
 from tests.faults.flights import Ending, flying
 from tests.faults.killing import MOMENTS, kill
+from tests.rays import own_ray
 
 _COUNT = 200_000
 _STOPPED = 0.15
@@ -58,22 +56,12 @@ def main() -> int:
 
 
 def _round(chance: random.Random, number: int) -> tuple[Ending, Counter[str]]:
-    short = Path(tempfile.mkdtemp(prefix="qr-", dir="/tmp"))
-    try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            num_cpus=4,
-            object_store_memory=300_000_000,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(short / "ray"),
-        )
-        (short / "work").mkdir()
-        return asyncio.run(_fly(chance, number, short / "work"))
-    finally:
-        ray.shutdown()
-        shutil.rmtree(short, ignore_errors=True)
+    memory, level = 300_000_000, logging.ERROR
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        own_ray(object_store_memory=memory, logging_level=level),
+    ):
+        return asyncio.run(_fly(chance, number, Path(directory)))
 
 
 async def _fly(chance: random.Random, number: int, directory: Path) -> tuple[Ending, Counter[str]]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ import yaml
 
 from tests.faults import journal
 from tests.faults.flights import Part, config, differences
-from tests.ports import free_port
+from tests.rays import free_port, own_head
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -53,44 +51,13 @@ def environment(**more: str) -> dict[str, str]:
     return inherited | {"PYTHONPATH": str(ROOT)} | more
 
 
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
     """A cluster that no driver of ours owns."""
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="qr-", dir="/tmp") as short:
-        head = subprocess.Popen(
-            [
-                *(str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1"),
-                *(f"--port={port}", "--include-dashboard=false", "--num-cpus=6"),
-                f"--ray-client-server-port={free_port()}",
-                f"--dashboard-agent-listen-port={free_port()}",
-                f"--dashboard-agent-grpc-port={free_port()}",
-                f"--metrics-export-port={free_port()}",
-                *(f"--temp-dir={short}", "--object-store-memory=300000000"),
-            ],
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            deadline = time.monotonic() + 60
-            while not listens(port):
-                assert head.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-            yield environment(RAY_ADDRESS=f"127.0.0.1:{port}")
-        finally:
-            head.terminate()
-            try:
-                head.wait(60)
-            except subprocess.TimeoutExpired:
-                head.kill()
-                head.wait()
+    own = (f"--port={port}", "--include-dashboard=false", "--num-cpus=6")
+    with own_head(environment(), port, *own, "--object-store-memory=300000000"):
+        yield environment(RAY_ADDRESS=f"127.0.0.1:{port}")
 
 
 class Job:
