@@ -48,17 +48,19 @@ class Admission:
             number: 1, 2, 3 … within the epoch.
 
         Raises:
-            Closed: the caller has started anew since, or the call was let in or given up before.
+            Closed: the caller has started anew since, or the call was let in or given up before;
+                of a call that came twice, the later one always.
         """
         key = (caller, number)
         epoch, expected = self._next[caller]
-        if number < expected or key in self._void or key in self._early:
+        if number < expected or key in self._void:
             raise Closed(f"call {number} of {caller} is over: the next one is {expected}")
         if number > expected:
-            waiter = self._early[key] = asyncio.get_running_loop().create_future()
-            await waiter
+            if key not in self._early:
+                self._early[key] = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._early[key])  # the same call, come again, waits for it too
             if self._next[caller] != (epoch, number):
-                raise Closed(f"{caller} started anew, or gave call {number} up")
+                raise Closed(f"{caller} started anew, gave call {number} up, or it came twice")
 
     def advance(self, caller: str) -> None:
         """The call that had its turn was taken in: the next may come."""

@@ -196,8 +196,14 @@ class Reception:
         """See `RunCalls`."""
         caller = header.caller
         self._enter(caller, header.epoch)
-        await self._admission.turn(caller, header.number)
         books = self._books[caller]
+        try:
+            await self._admission.turn(caller, header.number)
+        except Closed:
+            repeated = self._books[caller].get(header.number)
+            if repeated is None:
+                raise
+            return await repeated.answer(0)
         for number in [number for number in books if number < header.answered]:
             del books[number]
         if header.voids < self._voids[caller]:

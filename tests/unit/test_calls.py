@@ -229,7 +229,7 @@ async def refused(answer: Awaitable[Part], why: str) -> None:
 
 @pytest.mark.spec("F2", "F7")
 async def test_a_call_that_never_came_is_given_up() -> None:
-    """Asked again it is void again; coming late it is refused; those behind it go on.
+    """Asked again, or coming late, it is void again; those behind it go on.
 
     But not one that was made before its caller knew: its rows may belong behind the lost ones.
     """
@@ -245,7 +245,7 @@ async def test_a_call_that_never_came_is_given_up() -> None:
     part = await unaware
     assert [(one.row, one.kind) for one in part.others] == [(0, Kind.RELEASED), (1, Kind.RELEASED)]
     assert part.last
-    await refused(core.call(1), "call 1 of c is over")
+    assert (await core.call(1)).void
     core.books[1, 3].complete([0, 1])
     assert (await behind).completed == [0, 1]
     assert core.reception.open == 0
@@ -258,12 +258,31 @@ async def test_a_call_that_waits_for_an_earlier_one_can_be_given_up() -> None:
     early = core.call(2)
     await asyncio.sleep(1)
     assert (await core.more(2)).void
-    await refused(early, "given up")
+    assert (await early).void
     first = core.call(1, voids=1)
     await passes(lambda: core.books)
     core.books[1, 1].complete([0])
     assert (await first).last
     assert list(core.books) == [(1, 1)]
+
+
+@pytest.mark.spec("F2", "F7")
+async def test_a_call_that_comes_twice_is_taken_in_once() -> None:
+    """Early, late or both, each copy has the same answer, for as long as that is kept."""
+    core = Taken(2)
+    early = [core.call(2), core.call(2)]
+    await asyncio.sleep(1)
+    first = core.call(1)
+    await passes(lambda: len(core.books) == 2)
+    core.books[1, 1].complete([0, 1])
+    core.books[1, 2].complete([0, 1])
+    for answer in [first, *early, core.call(1), core.call(2)]:
+        assert (await answer).completed == [0, 1]
+    third = core.call(3, answered=3)
+    await passes(lambda: (1, 3) in core.books)
+    await refused(core.call(2), "call 2 of c is over")
+    core.books[1, 3].complete([0, 1])
+    assert (await third).last
 
 
 @pytest.mark.spec("F2", "F7")
