@@ -96,15 +96,23 @@ class Line:
         epoch: grows with each start of the caller.
         calls: the called process.
         fatal: told of an error that is neither lost answer nor death.
+        voided: told of a call that never came, before its rows come back: what was sent after it
+            comes back too, and must do so before more is sent that belongs behind it.
     """
 
     def __init__(
-        self, caller: str, epoch: int, calls: RunCalls, fatal: Callable[[BaseException], None]
+        self,
+        caller: str,
+        epoch: int,
+        calls: RunCalls,
+        fatal: Callable[[BaseException], None],
+        voided: Callable[[], None],
     ) -> None:
         self._caller = caller
         self._epoch = epoch
         self._calls = calls
         self._fatal = fatal
+        self._voided = voided
         self._open: dict[int, asyncio.Task[None]] = {}
         self._voids = 0
         self.number = 0
@@ -165,7 +173,9 @@ class Line:
             except NoAnswer:
                 await asyncio.sleep(_ASK_AGAIN)
             else:
-                self._voids += part.void
+                if part.void:
+                    self._voids += 1
+                    self._voided()
                 self.alive = True
                 pending.apply(part)
                 if part.last:

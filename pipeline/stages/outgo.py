@@ -113,7 +113,8 @@ class Outgo:
         routers: by number.
         table: who owns which slot.
         apply: told of each part of a call's outcomes.
-        changed: told of a router of whose handlers one has died.
+        changed: told of a router that may have sent rows back whose outcome is still on its way:
+            one of its handlers has died, or a call to it never came.
         fatal: told of an error after which rows may have no outcome.
     """
 
@@ -131,8 +132,9 @@ class Outgo:
         self._table = table
         self._apply_part = apply
         self._changed = changed
-        self._line = partial(Line, identity.name, identity.epoch, fatal=fatal)
-        self._ways = [_Way(self._line(calls=calls)) for calls in routers]
+        self._identity = identity
+        self._fatal = fatal
+        self._ways = [_Way(self._line(router, calls)) for router, calls in enumerate(routers)]
         self._stopped = False
 
     def send(self, batch: MessageBatch, rows: Sequence[int], *, alone: bool = False) -> None:
@@ -176,7 +178,7 @@ class Outgo:
         """
         way = self._ways[router]
         await way.line.close()
-        way.line = self._line(calls=calls)
+        way.line = self._line(router, calls)
         way.generation = 0
         way.release()
         if way.closed or way.lost:
@@ -192,6 +194,11 @@ class Outgo:
         """Wait for the calls that are open, or abandon them: their handlers are gone."""
         for way in self._ways:
             await way.line.close(abandon=abandon)
+
+    def _line(self, router: int, calls: RunCalls) -> Line:
+        identity = self._identity
+        voided = partial(self._changed, router)
+        return Line(identity.name, identity.epoch, calls, self._fatal, voided)
 
     def _owners(self, batch: MessageBatch) -> list[int]:
         names, codes = batch.distinct("session")

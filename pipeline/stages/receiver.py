@@ -455,7 +455,8 @@ class ReceiverCore:
     def _router_changed(self, router: int) -> None:
         """One of the router's handlers died, and with it the memory of the turns it had stopped.
 
-        No session goes on in a turn of which anything is out there: what comes back decides.
+        Or a call to it never came, and what was sent after that comes back. No session goes on in
+        a turn of which anything is out there: what comes back decides.
         """
         for turns in self._holdings:
             if turns.out and self._table.router_of(turns.session) == router:

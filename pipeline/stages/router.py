@@ -191,8 +191,8 @@ class _Way:
         died: Callable[[], None],
     ) -> None:
         self._settings = settings
-        self._new_line = line
-        self._line = line(calls=calls)
+        self._new_line = partial(line, voided=self._voided)
+        self._line = self._new_line(calls=calls)
         self._died = died
         self._known_dead = False
         self._greeted = False
@@ -263,7 +263,7 @@ class _Way:
         """Make a call without rows, to see who is there."""
         self._send(_Sent([], self), MessageBatch.empty(), "", ())
 
-    def voided(self) -> None:
+    def _voided(self) -> None:
         """A run never came: what waits, and what is on its way, must not go before its rows."""
         self._died()
         self._release_all()
@@ -410,7 +410,6 @@ class _Sent:
     def apply(self, part: Part) -> None:
         """Note the handler's outcomes in the books of the calls."""
         if part.void:
-            self._way.voided()
             self._end_open(lambda row: Outcome(row, Kind.RELEASED))
             return
         starts, parts = self._starts, self._parts

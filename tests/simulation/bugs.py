@@ -159,9 +159,9 @@ BUGS = (
         "law 3 f: calls are let in once, in order",
         "pipeline.admission",
         """        if number > expected:
-            waiter""",
+            if key""",
         """        if number > expected + 1:
-            waiter""",
+            if key""",
     ),
     Bug(
         "an old epoch is heard",

@@ -156,6 +156,7 @@ class World:
     async def _make(self, slot: Slot) -> None:
         """Put a new process in a place, and tell those who call it."""
         process = Process(slot, self._strike, self._watch)
+        broker = self.broker
         await {"handler": self._handle, "router": self._route, "receiver": self._receive}[
             slot.role
         ](slot, process)
@@ -163,6 +164,9 @@ class World:
             return
         slot.process, slot.standing = process, True
         self.journal.note("made", process.name)
+        if self.broker is not broker:
+            self._lose(process, back=0.1)  # it was made for a broker that is no more
+            return
         for caller in self._callers(slot):
             if caller.process is not None and not caller.process.dead:
                 self._join(caller.process, process)

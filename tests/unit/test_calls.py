@@ -64,7 +64,8 @@ class Script:
 
 
 def line(script: Any, errors: list[BaseException] | None = None) -> Line:
-    return Line("caller", 7, script, [].append if errors is None else errors.append)
+    stray: list[BaseException] = [] if errors is None else errors
+    return Line("caller", 7, script, stray.append, lambda: None)
 
 
 # --- the calling end ------------------------------------------------------------------------------

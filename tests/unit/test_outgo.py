@@ -75,15 +75,16 @@ async def settle() -> None:
 
 
 class Rig:
-    """A way out to two routers; what came back of each row, and which routers changed."""
+    """A way out to two routers; what came back of each row, and which routers changed (and when:
+    after so many rows had come back)."""
 
     def __init__(self) -> None:
         self.routers = [Router(), Router()]
         self.back: list[tuple[int, str]] = []
-        self.changed: list[int] = []
+        self.changed: list[tuple[int, int]] = []
         self.errors: list[BaseException] = []
         self.outgo = Outgo(
-            Me(), "q", self.routers, TABLE, self._apply, self.changed.append, self.errors.append
+            Me(), "q", self.routers, TABLE, self._apply, self._change, self.errors.append
         )
         self._sent = 0
 
@@ -91,6 +92,9 @@ class Rig:
     def router(self) -> Router:
         """Router 0."""
         return self.routers[0]
+
+    def _change(self, router: int) -> None:
+        self.changed.append((router, len(self.back)))
 
     def _apply(self, call: Call, part: Part) -> None:
         self.back += [(call.rows[at], "completed") for at in part.completed]
@@ -142,12 +146,20 @@ async def test_a_dead_routers_rows_come_back_released() -> None:
 
 @pytest.mark.spec("F7", "F2")
 async def test_a_call_that_never_came_comes_back_released() -> None:
-    """Its rows were handled by nobody."""
+    """Its rows were handled by nobody.
+
+    Before they come back it is told of: what was sent since comes back too, and no session of that
+    router may go on until it has. A call that only brought notes is no exception.
+    """
     rig = Rig()
     rig.router.silent = True
     await rig.send(MINE, MINE)
     await asyncio.sleep(1)
     assert rig.back == [(0, "released"), (1, "released")]
+    assert rig.changed == [(0, 0)]
+    rig.outgo.lose(MINE, 3)
+    await asyncio.sleep(1)
+    assert rig.changed == [(0, 0), (0, 2)]
 
 
 @pytest.mark.spec("F7", "F3")
@@ -204,15 +216,13 @@ async def test_from_a_drain_on_nothing_waits_for_a_new_router() -> None:
 async def test_a_generation_is_told_before_what_came_with_it_and_goes_with_the_next_call() -> None:
     """Once for each; a new router begins at 0 again."""
     rig = Rig()
-    seen: list[tuple[int, int]] = []
-    rig.outgo._changed = lambda router: seen.append((router, len(rig.back)))
     for _ in range(4):
         await rig.send(MINE)
     await rig.router.say(completed=[0])
     await rig.router.say(completed=[0], generation=2)
     await rig.router.say(completed=[0], generation=2)
     await rig.router.say(completed=[0], generation=1)
-    assert seen == [(0, 1)]
+    assert rig.changed == [(0, 1)]
     await rig.send(MINE, OTHER)
     assert rig.router.headers[-1].generation == 2
     assert rig.routers[1].headers[-1].generation == 0
@@ -221,7 +231,7 @@ async def test_a_generation_is_told_before_what_came_with_it_and_goes_with_the_n
     await rig.send(MINE)
     assert new.headers[-1].generation == 0
     await new.say(completed=[0], generation=1)
-    assert seen == [(0, 1), (0, 5)]
+    assert rig.changed == [(0, 1), (0, 5)]
 
 
 @pytest.mark.spec("F7", "P13")
