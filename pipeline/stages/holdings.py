@@ -57,6 +57,10 @@ class Holdings:
         """NATIVE: the session of a holding, which is still held."""
         return self._held[holding]
 
+    def holds(self, holding: int) -> bool:
+        """NATIVE: whether the session of this holding is still held."""
+        return holding in self._held
+
     def open(self, holding: Holding, now: float) -> None:
         """NATIVE: a session was opened."""
         turns = self.enter(holding.session, holding.number)

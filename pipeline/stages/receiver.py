@@ -269,15 +269,19 @@ class ReceiverCore:
         self._again.flush()  # what waits to be sent again is of lower sequences
         for holding in received.opened:
             self._open(holding)
-        batch = received.batch
-        if not len(batch):
+        if not len(received.batch):
             self._empty_receives += 1
             return
         self._empty_receives = 0
+        self.counts["received"] += len(received.batch)
+        if self._holdings.native:
+            received = self._still_held(received)
+        batch = received.batch
+        if not len(batch):
+            return
         self._idle.clear()
         sizes = batch.sizes()
         self._credit.take(len(batch), sum(sizes))
-        self.counts["received"] += len(batch)
         if self._settings.ordered:
             self._take_in_sessions(batch, received, sizes)
             return
@@ -292,6 +296,17 @@ class ReceiverCore:
         )
         self._locks.renewer.add(lot.base, received.deadline)
         self._outgo.send(batch, range(lot.base, lot.base + len(batch)))
+
+    def _still_held(self, received: Received) -> Received:
+        """Without the rows of sessions whose lock was lost while the answer was on its way."""
+        holdings, codes = received.batch.distinct("holding")
+        gone = {code for code, holding in enumerate(holdings) if not self._holdings.holds(holding)}
+        if not gone:
+            return received
+        left = [at for at, code in enumerate(codes) if code not in gone]
+        self.counts[How.LOST.value] += len(codes) - len(left)
+        receipts = [received.receipts[at] for at in left]
+        return replace(received, batch=received.batch.take(left), receipts=receipts)
 
     def _take_in_sessions(
         self, batch: MessageBatch, received: Received, sizes: Sequence[int]

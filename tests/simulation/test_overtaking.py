@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ import pytest
 from pipeline.batch import MessageBatch
 from pipeline.clock import SeededClock
 from pipeline.config import MemoryQueue
-from pipeline.handlers.api import handler
+from pipeline.errors import SessionLockLost
+from pipeline.handlers.api import Retry, handler
 from pipeline.message import Message
 from pipeline.outcomes import Kind, Outcome, Part
-from pipeline.providers.port import Received, Receiver, Want
+from pipeline.providers.port import Received, Receiver, Renewed, Want
 from pipeline.stages.calls import Header, NoAnswer
 from pipeline.stages.router import RouterCore
 from pipeline.testing.flow import Flow, FlowSettings, Wire
@@ -108,3 +110,49 @@ async def test_rows_that_come_as_a_turn_begins_go_behind_those_that_wait() -> No
         gate.set_result(None)
         await flow.settled()
     assert [body for run in runs for body in run] == ["0", "1", "0", "1", "2"]
+
+
+@pytest.mark.spec("F3", "P13")
+async def test_rows_of_a_session_that_was_lost_while_they_came_are_not_handled() -> None:
+    """The receive was answered before the lock ended, and heard after: others have them now."""
+    log: list[str] = []
+
+    @handler
+    async def note(body: str) -> Retry | None:
+        log.append(body)
+        return Retry(25.0) if log == ["0"] else None
+
+    class Late:
+        """Hears of the second message late, and never of a renewal."""
+
+        def __init__(self, inner: Receiver) -> None:
+            self._inner = inner
+            self._late = True
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        async def receive(self, want: Want) -> Received:
+            received = await self._inner.receive(want)
+            if self._late and b"1" in received.batch.values("body"):
+                self._late = False
+                await asyncio.sleep(35.0)
+            return received
+
+        async def renew_sessions(self, holdings: Sequence[int]) -> Renewed:
+            lost = SessionLockLost("gone")
+            return Renewed(0.0, dict.fromkeys(range(len(holdings)), lost))
+
+    loop = asyncio.get_running_loop()
+    flow = Flow(
+        note,
+        FlowSettings(queue=MemoryQueue(connection="m", fifo=True, visibility=30.0), source=Late),
+        SeededClock(loop.time, 1),
+    )
+    async with flow:
+        await flow.send([Message(b"0", session="s"), Message(b"free", session="t")])
+        await asyncio.sleep(1.0)
+        await flow.send([Message(b"1", session="s"), Message(b"too", session="t")])
+        await flow.settled()
+    assert [body for body in log if body in "01"] == ["0", "0", "1"]
+    assert sorted(log) == ["0", "0", "1", "free", "too"]
