@@ -4,6 +4,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Servers that tests are run against, in an environment of their own: see tests/servers.txt.
+SERVERS := .venv/servers/.installed
 PYTEST := RAY_AUTH_MODE=disabled $(BIN)/python -m pytest
 # Measured over several calls of pytest: the first step starts afresh, the others add to it.
 COVER := --cov --cov-report=
@@ -19,11 +21,12 @@ JOBS ?= $(shell nproc 2> /dev/null || echo 2)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help run test static unit contract coverage-core docs cluster coverage-edges faults notebooks \
+.PHONY: help run run-aws servers test static unit contract coverage-core docs cluster coverage-edges faults notebooks \
 	bench bench-memory format spec simulate soak clean
 
 help:
 	@echo "make run        the main job: 336,776 flights through a queue and Ray, with a checked result"
+	@echo "make run-aws    27,004 of them through SQS FIFO, as a server on this machine speaks it"
 	@echo "make test       the whole gate, cheapest first; stops at the first failure"
 	@echo "make bench      the engine's speed as ratios, in JSON lines; four minutes"
 	@echo "make bench-memory  ten million messages, and a million sessions: is memory flat?"
@@ -38,11 +41,24 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing queue-runtime and what it needs into .venv (once; some minutes on a slow line)"
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e ".[cluster,examples,dev]"
+		-e ".[cluster,aws,examples,dev]"
 	@touch $@
+
+$(SERVERS): tests/servers.txt | $(STAMP)
+	@echo "Installing the SQS servers of the tests into .venv/servers (once)"
+	@$(PYTHON) -m venv .venv/servers
+	@.venv/servers/bin/python -m pip install --quiet --disable-pip-version-check -r tests/servers.txt
+	@touch $@
+
+servers: $(SERVERS)
 
 run: $(STAMP)
 	@$(BIN)/queue-runtime run configs/quickstart.yaml --until-empty --json
+
+# The same against SQS, as a server of this machine speaks it: FIFO, the flights of January.
+run-aws: $(STAMP) $(SERVERS)
+	@$(BIN)/python -m tests.sqs.with_ministack \
+		$(BIN)/queue-runtime run configs/aws.yaml --until-empty --json
 
 # --- the gate -------------------------------------------------------------------------------------
 
@@ -60,9 +76,11 @@ unit: $(STAMP)
 	@echo "--- unit tests and simulation"
 	$(PYTEST) tests/unit tests/simulation $(COVER)
 
-contract: $(STAMP)
+contract: $(STAMP) $(SERVERS)
 	@echo "--- contract and command-line tests"
-	$(PYTEST) tests/contract $(wildcard tests/cli) $(COVER) --cov-append
+	$(PYTEST) tests/contract $(wildcard tests/cli) --ignore tests/contract/aws $(COVER) --cov-append
+	@echo "--- SQS: its contract, on servers of our own machine; it waits more than it works"
+	$(PYTEST) tests/sqs tests/contract/aws -n 6 $(COVER) --cov-append
 
 coverage-core: $(STAMP)
 	@echo "--- every branch of the domain"

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -52,7 +52,9 @@ class RuntimeFailed(QueueError):
 
 @dataclass(slots=True)
 class Totals:
-    """What happened on the queues of all pipelines, by the brokers' own counters.
+    """What happened on the queues of all pipelines.
+
+    By the brokers' own counters where there are brokers, else as the receivers have seen it.
 
     Args:
         received: deliveries handed out.
@@ -302,9 +304,14 @@ class Runtime:
     async def totals(self) -> Totals:
         """What happened on the queues of all pipelines."""
         totals = Totals()
-        for queue in {settings.queue for settings in self.config.pipelines.values()}:
+        counted: set[str] = set()
+        for name, settings in self.config.pipelines.items():
+            queue = settings.queue
             broker = self._brokers.get(self.config.queues[QueueName(queue)].connection)
-            if broker is not None:
+            if broker is None:
+                _add(totals, Totals(**_seen(self.look.pipelines.get(name))))
+            elif queue not in counted:
+                counted.add(queue)
                 _add(totals, await broker.counters(queue))
         return totals
 
@@ -454,7 +461,13 @@ async def _states_in(store: SqliteStore, codec: StateCodec) -> dict[SessionId, A
     return states
 
 
-def _add(totals: Totals, counters: Counters) -> None:
+def _seen(figures: Figures | None) -> dict[str, int]:
+    """What a pipeline's receivers have seen of what a run tells."""
+    counts = {} if figures is None else figures.receivers
+    return {each.name: counts.get(each.name, 0) for each in fields(Totals)}
+
+
+def _add(totals: Totals, counters: Counters | Totals) -> None:
     totals.received += counters.received
     totals.completed += counters.completed
     totals.dead_lettered += counters.dead_lettered

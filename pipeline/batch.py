@@ -219,6 +219,11 @@ class MessageBatch:
         sizes: list[int] = pc.binary_length(self._arrow.column("body")).to_pylist()
         return sizes
 
+    def redelivered(self) -> int:
+        """How many rows are not their message's first delivery."""
+        more: int | None = pc.sum(pc.greater(self._arrow.column("delivery_count"), 1)).as_py()
+        return more or 0
+
     def take(self, rows: Sequence[int]) -> MessageBatch:
         """The rows at these positions, in this order; copies."""
         return MessageBatch(self._arrow.take(pa.array(rows, pa.int64())))

@@ -28,6 +28,11 @@ ORIGINAL = "session-original"
 
 _ATTRIBUTE = "attribute:"
 
+SPREAD_PREFIX = "spread-"
+"""What the sessions begin with that `sessionless: spread` gives."""
+
+_SPREAD = 64
+
 
 class Source:
     """A message whose body is parsed at most once, however many fields are asked for."""
@@ -231,3 +236,14 @@ class Computed(SessionKey):
             kind = type(answer).__name__
             raise ValidationError("session key", "must be a string or None", kind)
         return answer or None
+
+
+def spread_session(message_id: str) -> str:
+    """The one of 64 sessions that a message without one gets under `sessionless: spread`.
+
+    Example:
+        >>> spread_session("order-1")
+        'spread-61'
+    """
+    digest = blake2b(message_id.encode(), digest_size=8).digest()
+    return f"{SPREAD_PREFIX}{int.from_bytes(digest) % _SPREAD:02d}"

@@ -228,9 +228,9 @@ class _Run:
 
     async def _summarise(self, *, complete: bool) -> None:
         runtime = self._runtime
+        latency = (await runtime.refresh()).latency
         totals = await runtime.totals()
         states = await runtime.states()
-        latency = (await runtime.refresh()).latency
         checked: dict[str, Any] = {}
         if hasattr(self._job, "check") and self.code != FAILED:
             if complete:

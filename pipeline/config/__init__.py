@@ -11,6 +11,7 @@ Example:
     'native'
 """
 
+from pipeline.config.aws import AwsConnection, AwsQueue
 from pipeline.config.load import dump, load, parse, resolved
 from pipeline.config.models import (
     Batch,
@@ -28,8 +29,11 @@ from pipeline.config.models import (
     Timeouts,
 )
 from pipeline.config.objects import import_exception, import_object
+from pipeline.config.secrets import resolve
 
 __all__ = [
+    "AwsConnection",
+    "AwsQueue",
     "Batch",
     "CallRetry",
     "Credit",
@@ -48,5 +52,6 @@ __all__ = [
     "import_object",
     "load",
     "parse",
+    "resolve",
     "resolved",
 ]

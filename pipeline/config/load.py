@@ -10,9 +10,10 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.config import wording
+from pipeline.config.memory import MemoryQueue
 from pipeline.config.models import RuntimeConfig
 from pipeline.config.references import broken_references
-from pipeline.config.secrets import MASK, looks_secret, masked
+from pipeline.config.secrets import MASK, hides, masked
 from pipeline.config.yaml_text import read
 from pipeline.errors import ConfigurationError
 
@@ -65,7 +66,7 @@ pipelines, job, state, retry, timeouts, drain, log, ray; got a mapping
     try:
         return RuntimeConfig.model_validate(data)
     except ValidationError as error:
-        found = wording.merge(wording.problems(error), broken_references(data))
+        found = wording.merge(wording.problems(error, data), broken_references(data))
         # Not `from error`: pydantic's own error holds the values in clear.
         raise ConfigurationError(wording.message(source, found)) from None
 
@@ -92,14 +93,15 @@ def resolved(config: RuntimeConfig) -> str:
     """
     data = config.model_dump(mode="json")
     for name, queue in config.queues.items():
-        data["queues"][name]["sessions"] = queue.session_mode
+        if isinstance(queue, MemoryQueue):
+            data["queues"][name]["sessions"] = queue.session_mode
     return _yaml(_without_secrets(data))
 
 
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            key: MASK if isinstance(inner, str) and looks_secret(key) else _without_secrets(inner)
+            key: MASK if isinstance(inner, str) and hides(key, inner) else _without_secrets(inner)
             for key, inner in value.items()
         }
     return masked(value) if isinstance(value, str) else value

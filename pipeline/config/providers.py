@@ -1,7 +1,7 @@
 """Which model judges a connection and a queue: that of its provider.
 
-A provider brings a model of its connections and one of its queues (SPEC P16). Those that are still
-to come are known by name, so that choosing one says what is missing.
+A provider brings a model of its connections and one of its queues (SPEC P16). One that is still to
+come is known by name, so that choosing it says so.
 """
 
 from __future__ import annotations
@@ -10,21 +10,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator
 
+from pipeline.config.aws import AwsConnection, AwsQueue
 from pipeline.config.memory import MemoryConnection, MemoryQueue
-from pipeline.config.references import Problem, closest, mapping
-from pipeline.config.rules import error_of
+from pipeline.config.references import Problem, closest, mapping, provider_of
+from pipeline.config.rules import Model, error_of
 
-_CONNECTION_MODELS: Mapping[str, type[MemoryConnection]] = {"memory": MemoryConnection}
-_QUEUE_MODELS: Mapping[str, type[MemoryQueue]] = {"memory": MemoryQueue}
-# Not here yet: the extra to install, and the module that shows whether it is.
-_LATER: Mapping[str, tuple[str, str]] = {
+_AnyConnection: TypeAlias = MemoryConnection | AwsConnection
+_AnyQueue: TypeAlias = MemoryQueue | AwsQueue
+_CONNECTION_MODELS: Mapping[str, type[_AnyConnection]] = {
+    "memory": MemoryConnection,
+    "aws_sqs": AwsConnection,
+}
+_QUEUE_MODELS: Mapping[str, type[_AnyQueue]] = {"memory": MemoryQueue, "aws_sqs": AwsQueue}
+# The extra to install, and the module that shows whether it is.
+_EXTRAS: Mapping[str, tuple[str, str]] = {
     "aws_sqs": ("aws", "aioboto3"),
     "azure_service_bus": ("azure", "azure.servicebus"),
 }
+_LATER = ("azure_service_bus",)
 
 
 def _installed(module: str) -> bool:
@@ -37,21 +44,32 @@ def _installed(module: str) -> bool:
 
 
 def _connection(value: object) -> object:
-    """Check the provider before its model is chosen, so that the error is about the provider."""
+    """Check the provider, and let its model judge: so the error is about the provider's keys."""
+    if isinstance(value, _AnyConnection):
+        return value
     if not isinstance(value, Mapping):
-        return value
-    provider, known = value.get("provider"), [*_CONNECTION_MODELS, *_LATER]
-    if isinstance(provider, str) and provider in _CONNECTION_MODELS:
-        return value
-    text = f"{closest(provider, known)}must be one of: {', '.join(known)}"
+        return MemoryConnection.model_validate(value)  # no mapping at all: any model says so
+    provider = value.get("provider")
+    text = _unusable(provider)
+    if text:
+        raise error_of(Problem(("provider",), text, provider))
+    return _CONNECTION_MODELS[str(provider)].model_validate(value)
+
+
+def _unusable(provider: object) -> str:
+    """Why no connection of this provider can be made; "" when one can."""
+    known = [*_CONNECTION_MODELS, *_LATER]
     if provider is None:
-        text = f"missing: name one of: {', '.join(known)}"
-    elif isinstance(provider, str) and provider in _LATER:
-        extra, module = _LATER[provider]
-        text = "this version does not have that provider yet: must be memory"
-        if not _installed(module):
-            text = f"needs pip install 'queue-runtime[{extra}]' ({module} is missing), and {text}"
-    raise error_of(Problem(("provider",), text, provider))
+        return f"missing: name one of: {', '.join(known)}"
+    if not isinstance(provider, str) or provider not in known:
+        return f"{closest(provider, known)}must be one of: {', '.join(known)}"
+    reasons = []
+    extra, module = _EXTRAS.get(provider, ("", ""))
+    if module and not _installed(module):
+        reasons.append(f"needs pip install 'queue-runtime[{extra}]' ({module} is missing)")
+    if provider in _LATER:
+        reasons.append("this version does not have that provider yet")
+    return ", and ".join(reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +77,7 @@ class _Given:
     """A queue as it was written, and the model that judges it; None: nobody knows which."""
 
     value: object
-    model: type[MemoryQueue] | None
+    model: type[_AnyQueue] | None
 
 
 def with_providers(data: Mapping[str, object]) -> Mapping[str, object]:
@@ -72,17 +90,33 @@ def with_providers(data: Mapping[str, object]) -> Mapping[str, object]:
         return data
     connections = mapping(data.get("connections"))
 
-    def given(queue: object) -> object:
-        if isinstance(queue, MemoryQueue):
+    def given(name: object, queue: object) -> object:
+        if isinstance(queue, _AnyQueue):
             return queue
         if not isinstance(queue, Mapping):
             return _Given(queue, MemoryQueue)  # no mapping at all: any model says so
-        connection = connections.get(str(queue.get("connection")))
-        provider = getattr(connection, "provider", None) or mapping(connection).get("provider")
-        return _Given(queue, _QUEUE_MODELS.get(str(provider)))
+        model = _QUEUE_MODELS.get(provider_of(queue.get("connection"), connections))
+        if model is AwsQueue and queue.get("name") is None:
+            queue = {**queue, "name": name}
+        return _Given(queue, model)
 
-    queues = {name: given(queue) for name, queue in mapping(data["queues"]).items()}
+    queues = {name: given(name, queue) for name, queue in mapping(data["queues"]).items()}
     return {**data, "queues": queues}
+
+
+def model_of(section: str, name: object, data: Mapping[str, Any]) -> type[Model]:
+    """Which model judges a connection or a queue of a configuration; memory's if nobody knows.
+
+    Args:
+        section: `connections` or `queues`.
+        name: its name there.
+        data: the whole configuration, valid or not.
+    """
+    connections = mapping(data.get("connections"))
+    if section == "connections":
+        return _CONNECTION_MODELS.get(provider_of(name, connections), MemoryConnection)
+    connection = mapping(mapping(data.get("queues")).get(str(name))).get("connection")
+    return _QUEUE_MODELS.get(provider_of(connection, connections), MemoryQueue)
 
 
 def _queue(given: object) -> object:
@@ -94,5 +128,5 @@ def _queue(given: object) -> object:
     return given.model.model_validate(given.value)
 
 
-Connection = Annotated[MemoryConnection, BeforeValidator(_connection)]
-Queue = Annotated[MemoryQueue, BeforeValidator(_queue)]
+Connection = Annotated[_AnyConnection, BeforeValidator(_connection)]
+Queue = Annotated[_AnyQueue, BeforeValidator(_queue)]

@@ -47,8 +47,16 @@ def broken_references(data: Mapping[str, Any]) -> Iterator[Problem]:
             continue  # a missing key is found by the model
         yield from _unnamed(("pipelines", name, "queue"), given, queues, "queues")
         if isinstance(given, str):
-            yield from _unordered(name, given, mapping(queues.get(given)))
-            yield from _needless(name, given, mapping(queues.get(given)))
+            queue = mapping(queues.get(given))
+            provider = provider_of(queue.get("connection"), connections)
+            yield from _order_fits(name, given, queue, provider)
+
+
+def provider_of(connection: object, connections: Mapping[str, Any]) -> str:
+    """The provider of a connection, as written or as a model; "" when nobody knows it."""
+    found = connections.get(str(connection))
+    given = getattr(found, "provider", None) or mapping(found).get("provider")
+    return given if isinstance(given, str) else ""
 
 
 def _unnamed(
@@ -61,27 +69,35 @@ def _unnamed(
     yield Problem(path, f"{what} the {section}: {', '.join(known) or '(none is named)'}", given)
 
 
-def _unordered(pipeline: str, name: str, queue: Mapping[str, Any]) -> Iterator[Problem]:
-    """SPEC P4: asking for order without sessions fails, unless the file says otherwise."""
-    if queue.get("fifo") is not True or queue.get("sessions") != "none":
-        return
-    if queue.get("on_unsupported_sessions", "fail") != "fail":
-        return
-    yield Problem(
-        ("queues", name, "sessions"),
-        f"a fifo queue needs sessions, and pipeline {pipeline} reads this one: must be native or "
-        "groups, or set on_unsupported_sessions: unordered to do without order",
-        "none",
-    )
+def _order_fits(
+    pipeline: str, name: str, queue: Mapping[str, Any], provider: str
+) -> Iterator[Problem]:
+    """SPEC P4: asking for order without sessions fails, unless the file says otherwise.
 
-
-def _needless(pipeline: str, name: str, queue: Mapping[str, Any]) -> Iterator[Problem]:
-    """A queue that locks sessions can't be read message by message, as `fifo: false` says."""
-    if queue.get("fifo", False) is not False or queue.get("sessions") not in ("native", "groups"):
-        return
-    yield Problem(
-        ("queues", name, "fifo"),
-        f"sessions: {queue['sessions']} keeps order, and pipeline {pipeline} reads this: must "
-        "be true, or set sessions: none to do without order",
-        queue.get("fifo", False),
-    )
+    And a queue that keeps sessions can't be read message by message, as `fifo: false` says.
+    """
+    fifo = queue.get("fifo", False)
+    if provider == "aws_sqs":
+        key, value = "name", queue.get("name") or name
+        keeps: bool | None = str(value).endswith(".fifo")
+        allowed, without = "end in .fifo, as a FIFO queue's does", "read a standard queue"
+        kept = f"{value} is a FIFO queue"
+    else:
+        key, value = "sessions", queue.get("sessions")
+        keeps = {"none": False, "native": True, "groups": True}.get(str(value))
+        allowed, without = "be native or groups", "set sessions: none"
+        kept = f"sessions: {value} keeps order"
+    if fifo is True and keeps is False and queue.get("on_unsupported_sessions") != "unordered":
+        yield Problem(
+            ("queues", name, key),
+            f"a fifo queue needs sessions, and pipeline {pipeline} reads this one: must {allowed}, "
+            "or set on_unsupported_sessions: unordered to do without order",
+            value,
+        )
+    if fifo is False and keeps is True:
+        yield Problem(
+            ("queues", name, "fifo"),
+            f"{kept}, and pipeline {pipeline} reads this: must be true, or {without} to do "
+            "without order",
+            fifo,
+        )

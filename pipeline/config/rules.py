@@ -62,6 +62,13 @@ ObjectPath = Annotated[
 ExceptionName = Annotated[
     str, matching(_IDENTIFIERS, "an exception's dotted name, as in app.errors.Permanent")
 ]
+SecretReference = Annotated[
+    str,
+    matching(
+        r"env:[A-Za-z_][A-Za-z0-9_]*|file:/.+",
+        "a reference to the secret, env:NAME or file:/path, never the secret itself",
+    ),
+]
 
 
 def error_of(*problems: Problem) -> ValidationError:

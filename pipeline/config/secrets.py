@@ -1,4 +1,4 @@
-"""Which key names hold secrets, and showing a value without them.
+"""Which key names hold secrets, showing a value without them, and what a reference names.
 
 No configuration key takes a secret in clear. One written there all the same is refused, and neither
 the refusal nor anything else prints it.
@@ -6,10 +6,12 @@ the refusal nor anything else prints it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from pipeline.errors import mask_secrets
+from pipeline.errors import ConfigurationError, mask_secrets
 
 MASK = "***"
 _SHOWN = 80
@@ -19,6 +21,7 @@ _SECRET = re.compile(
     r" (password|passwd|pwd|passphrase|secrets?|token|credentials?|sas|sig|signature"
     r"|connection ?string|(access|account|api|private) ?key) "
 )
+_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:/.+")
 _USER_INFO = re.compile(r"://[^/@\s]+@")
 
 
@@ -34,6 +37,41 @@ def looks_secret(key: str) -> bool:
         (False, False)
     """
     return _SECRET.search(f" {' '.join(_WORDS.findall(key)).lower()} ") is not None
+
+
+def hides(key: str, value: str) -> bool:
+    """Say whether a value must not be shown: a secret's key with anything but a reference.
+
+    Example:
+        >>> hides("secret_access_key", "wJalrXUtn"), hides("secret_access_key", "env:AWS_SECRET")
+        (True, False)
+    """
+    return looks_secret(key) and not _REFERENCE.fullmatch(value)
+
+
+def resolve(reference: str, path: str) -> str:
+    """The secret that a reference names, where it is needed and at no other time (DESIGN law 11).
+
+    Args:
+        reference: `env:NAME` or `file:/path`; a file's last line break is not part of the secret.
+        path: the key that holds the reference, for the error.
+
+    Raises:
+        ConfigurationError: it names nothing; the message names the reference.
+    """
+    kind, _, name = reference.partition(":")
+    if kind == "env":
+        found = os.environ.get(name)
+        if found:
+            return found
+        raise ConfigurationError(f"{path}: {reference}: the environment has no {name} here")
+    try:
+        text = Path(name).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {reference}: can't be read: {error}") from None
+    if not text:
+        raise ConfigurationError(f"{path}: {reference}: the file is empty")
+    return text
 
 
 def masked(text: str) -> str:
@@ -60,7 +98,7 @@ def shown(path: Sequence[object], value: object) -> str:
         >>> shown(("retry", "factor"), True)
         'true'
     """
-    if path and looks_secret(str(path[-1])):
+    if path and hides(str(path[-1]), value if isinstance(value, str) else ""):
         return MASK
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

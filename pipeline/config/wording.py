@@ -6,13 +6,14 @@ Pydantic finds the problems; its words are about inputs and types, ours about ke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, get_args, get_origin
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.config.models import RuntimeConfig
+from pipeline.config.providers import model_of
 from pipeline.config.references import Problem, closest
 from pipeline.config.secrets import looks_secret, masked, shown
 from pipeline.errors import ValidationError as BrokenRule
@@ -33,17 +34,22 @@ _NO_VALUE = object()
 _QUOTED = re.compile(r"'([^']*)'")
 
 
-def problems(error: ValidationError) -> list[Problem]:
-    """Pydantic's findings in our words, in its order."""
-    return [_problem(details) for details in error.errors(include_url=False)]
+def problems(error: ValidationError, data: Mapping[str, Any]) -> list[Problem]:
+    """Pydantic's findings in our words, in its order.
+
+    Args:
+        error: what it found.
+        data: the configuration that it judged.
+    """
+    return [_problem(details, data) for details in error.errors(include_url=False)]
 
 
-def _problem(details: ErrorDetails) -> Problem:
+def _problem(details: ErrorDetails, data: Mapping[str, Any]) -> Problem:
     path, kind = details["loc"], details["type"]
     if kind == "missing":
         return Problem(path, _WORDS[kind], _NO_VALUE)  # the input is what the key is missing from
     if kind == "extra_forbidden":
-        return Problem(path, _unknown_key(path), details["input"])
+        return Problem(path, _unknown_key(path, data), details["input"])
     if path[-1:] == ("[key]",):
         return Problem(path[:-1], f"this name {_text(details)}", _NO_VALUE)
     return Problem(path, _text(details), details["input"])
@@ -65,29 +71,34 @@ def _hint(value: object, expected: str) -> str:
     return closest(value, _QUOTED.findall(expected)) if isinstance(value, str) else ""
 
 
-def _unknown_key(path: Sequence[object]) -> str:
-    known = keys_at(path[:-1])
+def _unknown_key(path: Sequence[object], data: Mapping[str, Any]) -> str:
+    known = keys_at(path[:-1], data)
     text = f"unknown key; {closest(path[-1], known)}the keys here are: {', '.join(known)}"
     if looks_secret(str(path[-1])):
         text += "; and a secret is never written in clear"
     return text
 
 
-def keys_at(path: Sequence[object]) -> list[str]:
+def keys_at(path: Sequence[object], data: Mapping[str, Any]) -> list[str]:
     """The keys that the model at a path has.
 
+    Args:
+        path: the keys and names that lead there.
+        data: the configuration, which says of what provider a connection or queue is.
+
     Example:
-        >>> keys_at(("pipelines", "flights", "credit"))
+        >>> keys_at(("pipelines", "flights", "credit"), {})
         ['messages', 'bytes']
     """
     here: Any = RuntimeConfig
-    for step in path:
+    steps = list(path)
+    if path[:1] in (("connections",), ("queues",)) and len(path) > 1:
+        here, steps = model_of(str(path[0]), path[1], data), steps[2:]
+    for step in steps:
         if isinstance(here, type) and issubclass(here, BaseModel):
             here = here.model_fields[str(step)].annotation
         else:
             here = get_args(here)[1]  # the values of a mapping of names
-        if get_origin(here) is Annotated:
-            here = get_args(here)[0]
     return list(here.model_fields)
 
 

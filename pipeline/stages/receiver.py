@@ -130,7 +130,8 @@ class ReceiverCore:
         self._polling = False
         self._waking: asyncio.Task[None] | None = None
         self._empty_receives = 0
-        self.counts = {how.value: 0 for how in How} | {"received": 0, "retried": 0, "receives": 0}
+        self.counts = {how.value: 0 for how in How}
+        self.counts |= {"received": 0, "redelivered": 0, "retried": 0, "receives": 0}
         self.latency = Histogram()
 
     # ---------------------------------------------------------------- life
@@ -255,7 +256,7 @@ class ReceiverCore:
         # Without a place the poll can't bring another session; one is made when a session has been
         # idle for long enough.
         idle = self._can.session_idle
-        wait = idle if idle and not places else self._settings.wait
+        wait = idle if idle and not places else min(self._settings.wait, self._can.max_wait)
         return Want(
             messages=min(messages, self._settings.batch_rows, self._can.max_receive, MOST_ROWS),
             bytes=min(size, self._settings.batch_bytes),
@@ -274,6 +275,7 @@ class ReceiverCore:
             return
         self._empty_receives = 0
         self.counts["received"] += len(received.batch)
+        self.counts["redelivered"] += received.batch.redelivered()
         if self._holdings.native:
             received = self._still_held(received)
         batch = received.batch

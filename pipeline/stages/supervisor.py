@@ -119,6 +119,7 @@ class Figures:
         replaced: how many actors have been replaced.
         missing: which actors don't work just now, and why: they are being replaced, or wait.
         errors: which actors can't go on, and why.
+        idle: whether every receiver has asked twice in a row and got nothing.
     """
 
     receivers: dict[str, int] = field(default_factory=dict)
@@ -129,6 +130,7 @@ class Figures:
     replaced: int = 0
     missing: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    idle: bool = False
 
 
 class Supervisor:
@@ -173,6 +175,7 @@ class Supervisor:
         figures.receivers = add_up(post.counts for post in posts.receivers)
         figures.routers = add_up(post.counts for post in posts.routers)
         figures.handlers = add_up(post.counts for post in posts.handlers)
+        figures.idle = all(post.counts.get("empty_receives", 0) > 1 for post in posts.receivers)
         for post in posts.receivers:
             figures.latency.merge(post.latency)
         for post in posts:
@@ -203,9 +206,9 @@ class Supervisor:
             return False
         if counts.get("in_hand", 0) or figures.handlers.get("unsent", 0):
             return False
-        if parts.exact_depth:
-            return not (depth.available or depth.in_hand or depth.scheduled)
-        return counts.get("empty_receives", 0) >= 2 * len(parts.receivers)
+        if depth.available or depth.in_hand or depth.scheduled:
+            return False
+        return parts.exact_depth or figures.idle  # a guess alone proves nothing
 
     async def drain(self) -> Drained:
         """Drain every pipeline, all at once; nobody is replaced any more."""

@@ -21,9 +21,9 @@ from pipeline.errors import (
 )
 from pipeline.message import Message, TraceContext
 from pipeline.outcomes import Reason
-from pipeline.providers.memory import SPREAD_PREFIX, MemoryBroker
-from pipeline.providers.memory.settings import spread_session
+from pipeline.providers.memory import MemoryBroker
 from pipeline.providers.port import DeadLetter, Depth, Want
+from pipeline.session_keys import SPREAD_PREFIX, spread_session
 from tests.unit.memory_rig import Rig, column, kinds, texts
 
 DIALECTS: list[dict[str, Any]] = [

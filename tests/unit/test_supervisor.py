@@ -99,18 +99,28 @@ async def test_errors_are_told_by_name() -> None:
         (Figures(depth=Depth(available=0, in_hand=0, scheduled=1)), True, False),
         (Figures(receivers={"in_hand": 1}), True, False),
         (Figures(handlers={"unsent": 1}), True, False),
-        (Figures(receivers={"empty_receives": 3}), False, False),
-        (Figures(receivers={"empty_receives": 4}), False, True),
-        (Figures(receivers={"empty_receives": 4, "in_hand": 1}), False, False),
+        (Figures(), False, False),
+        (Figures(idle=True), False, True),
+        (Figures(idle=True, depth=Depth(available=1)), False, False),
+        (Figures(idle=True, receivers={"in_hand": 1}), False, False),
     ],
 )
 def test_empty_is_empty_everywhere(figures: Figures, exact: bool, empty: bool) -> None:
-    """By an exact depth, or, where that is a guess, by receives that brought nothing."""
+    """By an exact depth, or, where that is a guess, by receives that brought nothing as well."""
     actors = [Actor("c0", counts()), Actor("c1", counts())]
     watcher = supervisor({"p": parts(actors, exact=exact), "q": parts([], exact=True)})
     quiet = Figures(depth=Depth(available=0, in_hand=0, scheduled=0))
     assert watcher.empty({"p": figures, "q": quiet}) == empty
     assert watcher.empty({"q": quiet})
+
+
+@pytest.mark.spec("F9")
+@pytest.mark.parametrize("empties", [(2, 3), (1, 9)], ids=["all", "not all"])
+async def test_idle_is_who_asked_twice_for_nothing(empties: tuple[int, int]) -> None:
+    """Every receiver, and not all of them together: one that is busy between two receives isn't."""
+    actors = [Actor(f"c{at}", counts(empty_receives=each)) for at, each in enumerate(empties)]
+    look = await supervisor({"p": parts(actors)}).look()
+    assert look["p"].idle == (min(empties) > 1)
 
 
 @pytest.mark.spec("F6", "F8")

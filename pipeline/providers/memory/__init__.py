@@ -3,10 +3,9 @@
 from pipeline.providers.memory.broker import MemoryBroker
 from pipeline.providers.memory.calls import BrokerCalls, Counters
 from pipeline.providers.memory.provider import MemoryProvider
-from pipeline.providers.memory.settings import SPREAD_PREFIX, QueueSettings
+from pipeline.providers.memory.settings import QueueSettings
 
 __all__ = [
-    "SPREAD_PREFIX",
     "BrokerCalls",
     "Counters",
     "MemoryBroker",

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from pipeline.errors import MessageTooLarge, QueueError, QueueFull, ValidationError
 from pipeline.message import Row
-from pipeline.providers.memory.settings import Rules, spread_session
+from pipeline.providers.memory.settings import Rules
 from pipeline.providers.port import Failures
+from pipeline.session_keys import spread_session
 
 
 def message_size(row: Row) -> int:

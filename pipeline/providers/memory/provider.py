@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.errors import QueueNotFound
+from pipeline.providers.guard import Guard
 from pipeline.providers.memory.calls import BrokerCalls, Counters
-from pipeline.providers.memory.guard import Guard
 from pipeline.providers.memory.receiver import MAX_RECEIVE, MemoryReceiver
 from pipeline.providers.memory.sender import MemorySender
 from pipeline.providers.memory.settings import QueueSettings, dialect_of

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from pipeline.batch import MessageBatch
 from pipeline.errors import Closed, QueueError, SessionLocked, SessionNotFound, Timeout
+from pipeline.providers.guard import Guard
 from pipeline.providers.memory.calls import BrokerCalls, BrokerHolding, BrokerReceived
-from pipeline.providers.memory.guard import Guard
 from pipeline.providers.port import (
     DeadLetter,
     Failures,

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 from pipeline.errors import MessageTooLarge, QueueError
 from pipeline.message import Message, Row, to_row
+from pipeline.providers.guard import Guard
 from pipeline.providers.memory.admission import message_size
 from pipeline.providers.memory.calls import BrokerCalls
-from pipeline.providers.memory.guard import Guard
 from pipeline.providers.port import Sent
 
 MAX_SEND = 4_096

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from typing import Protocol
-
-SPREAD_PREFIX = "spread-"
-"""What the sessions begin with that `sessionless: spread` gives."""
-
-_SPREAD = 64
 
 
 class QueueSettings(Protocol):
@@ -71,17 +65,6 @@ class QueueSettings(Protocol):
 def dialect_of(settings: QueueSettings) -> str:
     """The queue's dialect: `native`, `groups` or `none`."""
     return settings.sessions or ("native" if settings.fifo else "none")
-
-
-def spread_session(message_id: str) -> str:
-    """The one of 64 sessions that a message without one gets under `sessionless: spread`.
-
-    Example:
-        >>> spread_session("order-1")
-        'spread-61'
-    """
-    digest = hashlib.blake2b(message_id.encode(), digest_size=8).digest()
-    return f"{SPREAD_PREFIX}{int.from_bytes(digest) % _SPREAD:02d}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,7 +106,8 @@ class Contract:
     `lock` the lock of queues whose locks run out in a test; `bounded` whether a queue can be told
     how much it may hold; `keeps_reasons` whether a message that the service itself dead-letters
     says why; `takes_over` whether a new lane of an owner gets at once what its last one had in
-    hand, and not as the locks end.
+    hand, and not as the locks end; `tells_duplicates` whether who sends a duplicate hears of it;
+    `fixed_window` whether the service's window for them can't be chosen, and is a long one.
     """
 
     declared: ClassVar[Capabilities]
@@ -115,6 +116,8 @@ class Contract:
     bounded: ClassVar[bool] = True
     keeps_reasons: ClassVar[bool] = True
     takes_over: ClassVar[bool] = True
+    tells_duplicates: ClassVar[bool] = True
+    fixed_window: ClassVar[bool] = False
 
     def create(self, wanted: Wanted) -> AbstractAsyncContextManager[Bench]:
         """Make a queue of its own, and remove it afterwards."""

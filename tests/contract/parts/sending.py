@@ -173,14 +173,17 @@ class SendingContract(Contract):
         most = self.declared.max_message_size
         async with self.open() as bench:
             [client] = bench.clients
+            too_large = self.message(b"x" * (most + 1))
+            with pytest.raises(MessageTooLarge) as caught:
+                await client.send(bench.queue, too_large)
+            assert caught.value.max_size == most
+            beside = caught.value.size - (most + 1)  # what the provider adds to a body
+            assert 0 <= beside < 1_000
+            most -= beside
             results = await client.send_many(
-                bench.queue,
-                [self.message(b"a"), self.message(b"x" * (most + 1)), self.message(b"y" * most)],
+                bench.queue, [self.message(b"a"), too_large, self.message(b"y" * most)]
             )
             assert [type(result) for result in results] == [Sent, MessageTooLarge, Sent]
-            error = results[1]
-            assert isinstance(error, MessageTooLarge)
-            assert (error.size, error.max_size) == (most + 1, most)
             with pytest.raises(MessageTooLarge):
                 await client.send(bench.queue, self.message(b"x" * (most + 1)))
             found = await self.several(client, bench.queue, 2)
@@ -259,10 +262,12 @@ class SendingContract(Contract):
                 ],
             )
             duplicates = [isinstance(one, Sent) and one.duplicate for one in results]
-            assert duplicates == [False, True, False, True]
+            assert duplicates == [self.tells_duplicates and at in (1, 3) for at in range(4)]
             found = await self.several(client, bench.queue, 4)
             assert sorted(bodies(found)) == [b"1", b"3"]
             await client.complete(found)
+            if self.fixed_window:
+                return
             await self.sleep(11 * self.soon)
             again = await client.send(bench.queue, Message(b"5", id="a", session=session))
             assert not again.duplicate

@@ -1,0 +1,173 @@
+"""aioboto3: the session with its credentials, and clients for polls and for all else."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aioboto3
+from aiobotocore.config import AioConfig
+from botocore.exceptions import BotoCoreError, ClientError
+
+from pipeline.config import AwsConnection, resolve
+from pipeline.errors import ConfigurationError
+from pipeline.providers.aws.calls import CHANGE, DELETE, RECEIVE, SEND, Answer
+from pipeline.providers.aws.errors import from_exception
+
+if TYPE_CHECKING:
+    from types_aiobotocore_sqs import SQSClient
+
+_SPARE = 10.0
+"""Seconds that a socket may be silent after our own limit: that one is the rule."""
+KEPT = 75.0
+"""Seconds that an idle connection is kept: longer than the longest poll."""
+_METHODS = {
+    RECEIVE: "receive_message",
+    SEND: "send_message_batch",
+    DELETE: "delete_message_batch",
+    CHANGE: "change_message_visibility_batch",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Time-outs in seconds (SPEC P6).
+
+    Args:
+        connect: to connect.
+        send: for a call that waits for nothing but its answer.
+        receive: for a receive, beyond what SQS may keep it.
+    """
+
+    connect: float
+    send: float
+    receive: float
+
+
+class Sdk:
+    """A session and its clients, for one process and loop.
+
+    Args:
+        name: the connection's name, for errors.
+        settings: its keys.
+        limits: its time-outs.
+    """
+
+    def __init__(self, name: str, settings: AwsConnection, limits: Limits) -> None:
+        self._path = f"connections.{name}"
+        self.settings = settings
+        self.limits = limits
+        self.session: Any = None
+        self._stack = AsyncExitStack()
+        self._clients: dict[str, SQSClient] = {}
+
+    async def start(self) -> None:
+        """Make the session and its two clients; nothing is called yet."""
+        try:
+            self.session = self._make_session()
+            for pool, longest in (
+                ("polls", 20.0 + self.limits.receive),
+                ("rest", self.limits.send),
+            ):
+                self._clients[pool] = await self._stack.enter_async_context(
+                    self._client(longest + _SPARE)
+                )
+        except (BotoCoreError, ClientError, ValueError, OSError) as error:
+            await self.close()
+            raise from_exception(f"{self._path}: connect", error) from error
+
+    @property
+    def rest(self) -> SQSClient:
+        """The client for everything that is no poll."""
+        return self._clients["rest"]
+
+    @property
+    def polls(self) -> SQSClient:
+        """The client for receives."""
+        return self._clients["polls"]
+
+    async def close(self) -> None:
+        """Close both pools of connections."""
+        await self._stack.aclose()
+        self._clients.clear()
+
+    async def ask(self, method: str, **parameters: Any) -> Answer:
+        """Call any method of the SDK, bounded by the send time-out."""
+        try:
+            async with asyncio.timeout(self.limits.send):
+                answer: Answer = await getattr(self.rest, method)(**parameters)
+        except (BotoCoreError, ClientError, OSError) as error:
+            raise from_exception(method, error) from error
+        return answer
+
+    async def call(
+        self, action: str, parameters: Mapping[str, Any], seconds: float = 0.0
+    ) -> Answer:
+        """One of the four calls (see `Calls`)."""
+        polls = action == RECEIVE
+        limit = seconds + self.limits.receive if polls else self.limits.send
+        method = getattr(self.polls if polls else self.rest, _METHODS[action])
+        try:
+            async with asyncio.timeout(limit):
+                answer: Answer = await method(**parameters)
+        except (BotoCoreError, ClientError, OSError) as error:
+            raise from_exception(action, error) from error
+        return answer
+
+    def proxy(self) -> str | None:
+        """The proxy's address, its password resolved."""
+        proxy = self.settings.proxy
+        return self._secret("proxy") if proxy and proxy.startswith(("env:", "file:")) else proxy
+
+    def trust(self) -> ssl.SSLContext | bool:
+        """What the certificate is checked against: True for what the machine trusts."""
+        if not self.settings.verify:
+            return False
+        if self.settings.ca_bundle is None:
+            return True
+        try:
+            return ssl.create_default_context(cafile=self.settings.ca_bundle)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"{self._path}.ca_bundle: {self.settings.ca_bundle} can't be read: {error}"
+            ) from error
+
+    def _make_session(self) -> Any:
+        settings = self.settings
+        self.trust()  # an unreadable bundle is told of now
+        return aioboto3.Session(
+            profile_name=settings.profile,
+            region_name=settings.region,
+            aws_access_key_id=self._secret("access_key_id"),
+            aws_secret_access_key=self._secret("secret_access_key"),
+            aws_session_token=self._secret("session_token"),
+        )
+
+    def _secret(self, key: str) -> str | None:
+        reference = getattr(self.settings, key)
+        return None if reference is None else resolve(reference, f"{self._path}.{key}")
+
+    def _client(self, read_timeout: float) -> Any:
+        settings = self.settings
+        proxy = self.proxy()
+        config = AioConfig(
+            # Our own policy decides about a repeat (SPEC R1): one attempt a call.
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            connect_timeout=self.limits.connect,
+            read_timeout=read_timeout,
+            max_pool_connections=settings.calls * 2,
+            proxies=None if proxy is None else {"http": proxy, "https": proxy},
+            connector_args={"keepalive_timeout": KEPT},
+            parameter_validation=False,  # what we send we check ourselves, at a third of the cost
+            user_agent_extra="queue-runtime",
+        )
+        return self.session.client(
+            "sqs",
+            endpoint_url=settings.endpoint,
+            verify=settings.verify if settings.ca_bundle is None else settings.ca_bundle,
+            config=config,
+        )
