@@ -11,7 +11,7 @@ import ray
 
 from actors.broker import RemoteBroker
 from actors.calls import answer
-from actors.topology import namespace
+from actors.topology import namespace, shared_connections
 from pipeline.client import QueueClient
 from pipeline.config import RuntimeConfig
 from pipeline.errors import ConfigurationError, QueueError
@@ -71,7 +71,7 @@ class Attached:
             for name, connection in self._config.connections.items()
             if connection.provider == "memory"
         }
-        return QueueClient(self._config, brokers=brokers)
+        return QueueClient(self._config, brokers=brokers, shared=shared_connections(self._config))
 
     async def figures(self) -> dict[str, Any]:
         """The last figures of the run."""

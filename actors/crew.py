@@ -105,18 +105,47 @@ class Crew:
             place.end()
 
 
+class Connections:
+    """The connection actors of a run, which all its pipelines share.
+
+    Args:
+        topology: makes them.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self.places = {
+            name: _Place(partial(topology.connection, name)) for name in topology.config.connections
+        }
+
+    async def start(self) -> None:
+        """Make and start all.
+
+        Raises:
+            Timeout: an actor did not start.
+        """
+        for place in self.places.values():
+            place.make()
+        await asyncio.gather(*(place.begin() for place in self.places.values()))
+
+    @property
+    def processes(self) -> dict[str, Process]:
+        """Where each actor runs, by its name."""
+        return {one.name: one.process for one in self.places.values() if one.process is not None}
+
+    def end(self) -> None:
+        """End every actor now."""
+        for place in self.places.values():
+            place.end()
+
+
 class _Place:
     """The place of one actor.
 
     Args:
-        crew: the others.
-        number: which one of its kind.
         made: makes an actor for it; gives its name, its handle and a way to wait for its start.
     """
 
-    def __init__(self, crew: Crew, number: int, made: Any) -> None:
-        self.crew = crew
-        self.number = number
+    def __init__(self, made: Any) -> None:
         self.name = ""
         self.actor: Any = None
         """Who is there: nobody gets to know an actor that has not begun."""
@@ -157,9 +186,8 @@ class _Place:
         await self.begin_anew()
 
     async def begin_anew(self) -> None:
-        """Start who was made, and make it known to its neighbours."""
-        async with self.crew.joining:
-            await self.begin()
+        """Start who was made, and make it known to its neighbours, where it has any."""
+        await self.begin()
 
     def end(self) -> None:
         """End who is there, or was about to be."""
@@ -178,7 +206,26 @@ class _Place:
                 os.kill(process.pid, signal.SIGKILL)
 
 
-class _Handler(_Place):
+class _Member(_Place):
+    """The place of an actor of a crew.
+
+    Args:
+        crew: the others.
+        number: which one of its kind.
+        made: as in the class.
+    """
+
+    def __init__(self, crew: Crew, number: int, made: Any) -> None:
+        super().__init__(made)
+        self.crew = crew
+        self.number = number
+
+    async def begin_anew(self) -> None:
+        async with self.crew.joining:
+            await self.begin()
+
+
+class _Handler(_Member):
     """The place of a handler."""
 
     actor: ActorProxy[HandlerActor]
@@ -213,7 +260,7 @@ class _Handler(_Place):
         self.end()
 
 
-class _Router(_Place):
+class _Router(_Member):
     """The place of a router."""
 
     actor: ActorProxy[RouterActor]
@@ -239,7 +286,7 @@ class _Router(_Place):
         await answer(self.actor.drain.remote())
 
 
-class _Receiver(_Place):
+class _Receiver(_Member):
     """The place of a receiver."""
 
     actor: ActorProxy[ReceiverActor]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +22,7 @@ from pipeline.handlers.api import Handler
 from pipeline.message import Message
 from pipeline.names import QueueName
 from pipeline.outcomes import Part
+from pipeline.providers.gate import ConnectionCalls
 from pipeline.providers.memory import BrokerCalls
 from pipeline.providers.port import Sent
 from pipeline.retry import RetryPolicy
@@ -103,13 +104,17 @@ class HandlerActor:
         self,
         config: RuntimeConfig,
         pipeline: str,
+        name: str,
         path: Sequence[str],
         brokers: dict[str, BrokerCalls],
+        shared: Mapping[str, ConnectionCalls],
     ) -> None:
         self._config = config
         self._pipeline = pipeline
         self._path = path
+        self._name = name
         self._brokers = brokers
+        self._shared = shared
         self._core: HandlerCore | None = None
         self._client: QueueClient | None = None
         self._error: str | None = None
@@ -132,7 +137,9 @@ class HandlerActor:
                 f"pipelines.{self._pipeline}.handler: {settings.handler} is no handler; "
                 "decorate it with @handler"
             )
-        self._client = QueueClient(self._config, brokers=self._brokers)
+        self._client = QueueClient(
+            self._config, brokers=self._brokers, shared=self._shared, user=self._name
+        )
         await self._client.start()
         self._core = HandlerCore(
             HandlerSettings(

@@ -14,6 +14,8 @@ from actors.router import RouterActor
 from pipeline.clock import SystemClock
 from pipeline.config import PipelineConfig, RuntimeConfig
 from pipeline.names import QueueName
+from pipeline.providers.gate import ConnectionCalls
+from pipeline.providers.guarded import GuardedProvider
 from pipeline.providers.open import open_provider
 from pipeline.retry import RetryPolicy
 from pipeline.slots import SlotTable
@@ -35,12 +37,15 @@ class ReceiverActor:
         number: int,
         epoch: int,
         broker: RemoteBroker | None,
+        shared: ConnectionCalls,
     ) -> None:
         self._config = config
         self._pipeline = pipeline
         self._number = number
         self._epoch = epoch
         self._broker = broker
+        self._shared = shared
+        self._provider: GuardedProvider | None = None
         self._core: ReceiverCore | None = None
         self._error: str | None = None
 
@@ -56,9 +61,16 @@ class ReceiverActor:
         settings = self._config.pipelines[self._pipeline]
         queue = self._config.queues[QueueName(settings.queue)]
         clock = SystemClock()
-        provider = open_provider(self._config, queue.connection, broker=self._broker, clock=clock)
-        await provider.start()
         name = f"{self._pipeline}/{self._number}"
+        provider = self._provider = open_provider(
+            self._config,
+            queue.connection,
+            broker=self._broker,
+            clock=clock,
+            shared=self._shared,
+            user=f"receiver:{name}",
+        )
+        await provider.start()
         self._core = ReceiverCore(
             _settings(self._config, settings, name, self._epoch),
             await provider.receiver(
@@ -102,7 +114,8 @@ class ReceiverActor:
         """Counters and latencies, and why it can't go on, if it can't."""
         if self._core is None:
             return Said(error=self._error)
-        return Said(self._core.stats(), self._error, list(self._core.latency.counts))
+        paused = None if self._provider is None else self._provider.paused
+        return Said(self._core.stats(), self._error, list(self._core.latency.counts), paused)
 
     def _fatal(self, error: BaseException) -> None:
         self._error = self._error or f"{type(error).__name__}: {error}"

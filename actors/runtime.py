@@ -16,8 +16,8 @@ import ray
 
 from actors.broker import RemoteBroker
 from actors.calls import answer, end
-from actors.crew import Crew
-from actors.topology import Topology
+from actors.crew import Connections, Crew
+from actors.topology import Topology, shared_connections
 from pipeline.client import QueueClient
 from pipeline.clock import SystemClock
 from pipeline.config import RuntimeConfig, import_object, load, parse
@@ -28,7 +28,7 @@ from pipeline.names import QueueName, SessionId
 from pipeline.providers.memory import Counters
 from pipeline.stages.calls import ProcessDied
 from pipeline.stages.drain import Drained, Limits
-from pipeline.stages.supervisor import Figures, Supervisor
+from pipeline.stages.supervisor import Figures, Shared, Supervisor
 from pipeline.state.open import forget, located, open_sqlite
 from pipeline.state.sqlite import SqliteStore
 from pipeline.telemetry.counters import Histogram
@@ -76,10 +76,12 @@ class Look:
     Args:
         pipelines: each one's figures.
         at: the running loop's time.
+        connections: their circuit breakers.
     """
 
     pipelines: dict[str, Figures] = field(default_factory=dict)
     at: float = 0.0
+    connections: Shared = field(default_factory=Shared)
 
     def total(self, part: str, name: str) -> int:
         """One counter of all pipelines' receivers, routers or handlers, added up."""
@@ -96,12 +98,14 @@ class Look:
     @property
     def missing(self) -> list[str]:
         """Which actors don't work just now, and why: they are being replaced, or wait."""
-        return [why for figures in self.pipelines.values() for why in figures.missing]
+        parts: tuple[Shared | Figures, ...] = (self.connections, *self.pipelines.values())
+        return [why for figures in parts for why in figures.missing]
 
     @property
     def errors(self) -> list[str]:
         """Which actors can't go on."""
-        return [error for figures in self.pipelines.values() for error in figures.errors]
+        parts: tuple[Shared | Figures, ...] = (self.connections, *self.pipelines.values())
+        return [error for figures in parts for error in figures.errors]
 
 
 class Runtime:
@@ -128,6 +132,7 @@ class Runtime:
         self._status: ActorProxy[StatusActor] | None = None
         self._supervisor: Supervisor | None = None
         self._actors: dict[str, Crew] = {}
+        self._connections: Connections | None = None
         self._watch: asyncio.Task[None] | None = None
         self._news = asyncio.Condition()
         self._looks = 0
@@ -215,7 +220,14 @@ class Runtime:
     async def _start_queues(self, topology: Topology) -> None:
         self._status = await topology.status()
         self._brokers = await topology.brokers()
-        self._client = QueueClient(self.config, brokers=self._brokers)
+        self._connections = Connections(topology)
+        await self._connections.start()
+        self._client = QueueClient(
+            self.config,
+            brokers=self._brokers,
+            shared=shared_connections(self.config),
+            user="driver",
+        )
         await self._client.start()
 
     async def _start_pipelines(self, topology: Topology) -> None:
@@ -229,7 +241,11 @@ class Runtime:
         drain = config.drain
         limits = Limits(release=drain.release, running=drain.running, cancel=drain.cancel)
         self._supervisor = Supervisor(
-            parts, self.client.depth, limits, answer=config.timeouts.answer
+            parts,
+            self.client.depth,
+            limits,
+            answer=config.timeouts.answer,
+            connections=None if self._connections is None else self._connections.places,
         )
         self._watch = asyncio.ensure_future(self._watch_all(topology))
         _log.info("started %d pipelines of %s", len(parts), config.name)
@@ -253,7 +269,10 @@ class Runtime:
     @property
     def processes(self) -> dict[str, Process]:
         """Where each actor of the pipelines runs now, by its name: node and process number."""
-        return {name: one for crew in self._actors.values() for name, one in crew.processes.items()}
+        shared = {} if self._connections is None else self._connections.processes
+        return shared | {
+            name: one for crew in self._actors.values() for name, one in crew.processes.items()
+        }
 
     async def until_empty(self) -> None:
         """Wait until nothing is queued, scheduled, held for a retry or in hand anywhere.
@@ -298,7 +317,7 @@ class Runtime:
         """Ask every actor now; after a drain too, until `close`."""
         if self._supervisor is None:
             return self.look
-        self.look = Look(await self._supervisor.look(), asyncio.get_running_loop().time())
+        self.look = await _look(self._supervisor)
         return self.look
 
     async def totals(self) -> Totals:
@@ -322,8 +341,7 @@ class Runtime:
         loop = asyncio.get_running_loop()
         summed_up = loop.time()
         while True:
-            pipelines = await supervisor.look()
-            self.look = Look(pipelines, loop.time())
+            self.look = await _look(supervisor)
             if loop.time() - summed_up >= _SUMMARY:
                 summed_up = loop.time()
                 _sum_up(self.look)
@@ -361,6 +379,13 @@ class Runtime:
             "pid": os.getpid(),
             "own_cluster": self._own_cluster,
             "processes": {name: one.pid for name, one in self.processes.items()},
+            "connections": {
+                name: {
+                    direction: {"state": state, "since": since}
+                    for direction, (state, since) in breakers.items()
+                }
+                for name, breakers in self.look.connections.breakers.items()
+            },
             "pipelines": {
                 name: {
                     "receivers": figures.receivers,
@@ -411,6 +436,9 @@ class Runtime:
         for crew in self._actors.values():
             crew.end()
         self._actors = {}
+        if self._connections is not None:
+            self._connections.end()
+            self._connections = None
         for broker in self._brokers.values():
             broker.kill()
         self._brokers = {}
@@ -429,6 +457,11 @@ class Runtime:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+async def _look(supervisor: Supervisor) -> Look:
+    pipelines = await supervisor.look()
+    return Look(pipelines, asyncio.get_running_loop().time(), supervisor.connections)
 
 
 def _sum_up(look: Look) -> None:

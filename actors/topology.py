@@ -15,6 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.broker import BrokerActor, RemoteBroker
 from actors.calls import unwrap
+from actors.connection import ConnectionActor, RemoteConnection
 from actors.handler import HandlerActor
 from actors.receiver import ReceiverActor
 from actors.router import RouterActor
@@ -23,6 +24,7 @@ from pipeline.clock import SystemClock
 from pipeline.config import RuntimeConfig
 from pipeline.errors import ConfigurationError, Timeout
 from pipeline.names import QueueName
+from pipeline.providers.open import breaker_policy
 from pipeline.stages.router import RouterSettings
 
 if TYPE_CHECKING:
@@ -62,6 +64,14 @@ def actor_class(cls: type[T]) -> ActorClass[T]:
     """
     made: ActorClass[T] = ray.remote(concurrency_groups={"control": 1})(cls)  # type: ignore[call-overload]
     return made
+
+
+def shared_connections(config: RuntimeConfig) -> dict[str, RemoteConnection]:
+    """The connection actors of a run, by connection; by their names, whoever is there."""
+    return {
+        name: RemoteConnection(f"connection:{name}", namespace(config.name))
+        for name in config.connections
+    }
 
 
 class Topology:
@@ -112,6 +122,13 @@ class Topology:
             brokers[name] = RemoteBroker(actor, own=connection.run is None)
         return brokers
 
+    def connection(self, connection: str) -> Made[ConnectionActor]:
+        """The actor of a connection; it asks for no CPU, because it has nearly nothing to do."""
+        name = f"connection:{connection}"
+        policy, logs = breaker_policy(self.config), self.config.log
+        actor = self._make(ConnectionActor, name, 0.0, connection, policy, _epoch(), logs)
+        return name, actor, self._starter(name, 0.0, actor)
+
     def handler(
         self, pipeline: str, number: int, brokers: Mapping[str, RemoteBroker]
     ) -> Made[HandlerActor]:
@@ -119,7 +136,15 @@ class Topology:
         cpus = self.config.ray.handler_cpus
         name = f"handler:{pipeline}:{number}"
         actor = self._make(
-            HandlerActor, name, cpus, self.config, pipeline, self._path, dict(brokers)
+            HandlerActor,
+            name,
+            cpus,
+            self.config,
+            pipeline,
+            name,
+            self._path,
+            dict(brokers),
+            shared_connections(self.config),
         )
         return name, actor, self._starter(name, cpus, actor)
 
@@ -146,7 +171,15 @@ class Topology:
         queue = self.config.queues[QueueName(self.config.pipelines[pipeline].queue)]
         broker = brokers.get(queue.connection)
         actor = self._make(
-            ReceiverActor, name, cpus, self.config, pipeline, number, _epoch(), broker
+            ReceiverActor,
+            name,
+            cpus,
+            self.config,
+            pipeline,
+            number,
+            _epoch(),
+            broker,
+            shared_connections(self.config)[queue.connection],
         )
         return name, actor, self._starter(name, cpus, actor)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import addresses, cluster
@@ -56,6 +57,13 @@ def _text(figures: dict[str, Any]) -> str:
     word = "ready" if figures.get("ready") else "not ready"
     reason = figures.get("reason")
     lines = [f"{figures['name']}: {word}{f': {reason}' if reason else ''}"]
+    for name, breakers in figures.get("connections", {}).items():
+        lines += [
+            f"  connection {name}: {direction}: the circuit breaker is "
+            f"{breaker['state'].replace('_', '-')} since {_moment(breaker['since'])}"
+            for direction, breaker in breakers.items()
+            if breaker["since"] is not None
+        ]
     for name, pipeline in figures.get("pipelines", {}).items():
         receivers, handlers = pipeline["receivers"], pipeline["handlers"]
         backlog = pipeline["backlog"]
@@ -69,3 +77,7 @@ def _text(figures: dict[str, Any]) -> str:
             f"median {pipeline['p50_ms']:,} ms, 99 % within {pipeline['p99_ms']:,} ms"
         )
     return "\n".join(lines)
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -23,6 +23,7 @@ from pipeline.providers.port import Capabilities, Depth, Failures
 from pipeline.retry import RetryPolicy
 
 if TYPE_CHECKING:
+    from pipeline.providers.gate import ConnectionCalls
     from pipeline.providers.memory import BrokerCalls
 
 
@@ -34,6 +35,9 @@ class QueueClient(Sending, Receiving, Settling):
 
     * Settling is described in `Settling`: settling twice is `MessageNotFound`, too late is
       `MessageLockLost`, and both are known without a call to the provider.
+    * After calls that failed in a row (the configuration's `breaker`) a send is `CircuitOpen` at
+      once, and a receive when its wait is over, until the provider answers again; settling and
+      renewing are still tried, now and then.
     * Nothing is renewed by itself: call `renew` for what takes longer than its lock.
     * Transient failures are tried again as the configuration's `retry` says (3 attempts); then the
       error is raised, with a note of how often it was tried. A send that timed out may have worked:
@@ -54,6 +58,9 @@ class QueueClient(Sending, Receiving, Settling):
         config: the configuration: its `connections`, `queues`, `retry` and `timeouts` are used.
         brokers: for memory connections: name of the connection to the broker to use.
         clock: calendar, chance and ids; the machine's own unless given.
+        shared: name of the connection to its actor, whose circuit breaker is used; without one the
+            client has a breaker of its own.
+        user: who this is, to those actors.
 
     Example:
         >>> from pipeline import Message, QueueClient
@@ -78,13 +85,23 @@ class QueueClient(Sending, Receiving, Settling):
         *,
         brokers: Mapping[str, BrokerCalls] | None = None,
         clock: Clock | None = None,
+        shared: Mapping[str, ConnectionCalls] | None = None,
+        user: str | None = None,
     ) -> None:
         clock = clock or SystemClock()
-        shared = brokers or {}
+        brokers, shared = brokers or {}, shared or {}
         retry = config.retry
         policy = RetryPolicy(retry.max_attempts, retry.initial, retry.maximum, retry.factor)
         connections = Connections(
-            config, lambda name: open_provider(config, name, broker=shared.get(name), clock=clock)
+            config,
+            lambda name: open_provider(
+                config,
+                name,
+                broker=brokers.get(name),
+                clock=clock,
+                shared=shared.get(name),
+                user=user,
+            ),
         )
         super().__init__(Core(connections, policy, clock, config.timeouts))
 

@@ -16,6 +16,7 @@ from pipeline.config.load import dump, load, parse, resolved
 from pipeline.config.models import (
     Batch,
     CallRetry,
+    CircuitBreaker,
     Credit,
     Drain,
     HandlerRetry,
@@ -36,6 +37,7 @@ __all__ = [
     "AwsQueue",
     "Batch",
     "CallRetry",
+    "CircuitBreaker",
     "Credit",
     "Drain",
     "HandlerRetry",

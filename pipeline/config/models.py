@@ -34,6 +34,7 @@ from pipeline.names import QueueName
 __all__ = [
     "Batch",
     "CallRetry",
+    "CircuitBreaker",
     "Credit",
     "Drain",
     "HandlerRetry",
@@ -73,6 +74,28 @@ class CallRetry(Model):
             text = f"must be at least initial ({self.initial})"
             raise error_of(Problem(("maximum",), text, self.maximum))
         return self
+
+
+class CircuitBreaker(Model):
+    """When calls on a connection are given up for a while (SPEC R2).
+
+    Each connection has one breaker for what receives, one for what sends and one for what settles,
+    shared by all who use it in the cluster.
+
+    Args:
+        failures: so many calls in a row that failed open it: no connection, no answer in time, or
+            an error of the service's own; an answer about the request itself is none.
+        open: seconds until it lets a single call through, to see how the service is.
+        successes: so many such calls in a row must work before it closes.
+
+    Example:
+        >>> CircuitBreaker().failures
+        5
+    """
+
+    failures: Count = 5
+    open: SomeSeconds = 30.0
+    successes: Count = 3
 
 
 class HandlerRetry(CallRetry):
@@ -291,6 +314,7 @@ class RuntimeConfig(Model):
             pipelines.
         state: where handlers' state is kept.
         retry: of calls to a provider.
+        breaker: of every connection.
         timeouts: of calls.
         drain: of a drain.
         log: how logs look.
@@ -317,6 +341,7 @@ class RuntimeConfig(Model):
     job: ObjectPath | None = None
     state: StateConfig = Field(default_factory=StateConfig)
     retry: CallRetry = Field(default_factory=CallRetry)
+    breaker: CircuitBreaker = Field(default_factory=CircuitBreaker)
     timeouts: Timeouts = Field(default_factory=Timeouts)
     drain: Drain = Field(default_factory=Drain)
     log: Log = Field(default_factory=Log)

@@ -1,5 +1,7 @@
 """Which provider runs is chosen here, by the configuration, at run time (SPEC P1).
 
+Whichever it is, it stands behind the gate of its connection, with the circuit breaker (SPEC R2).
+
 Each provider is imported only when it is chosen, and with it its SDK. The configuration has already
 refused a provider whose extra is not installed, naming the extra.
 """
@@ -8,9 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.breaker import BreakerPolicy
 from pipeline.clock import Clock
 from pipeline.config import AwsConnection, AwsQueue, MemoryQueue, RuntimeConfig
 from pipeline.errors import ConfigurationError
+from pipeline.providers.gate import ConnectionCalls, Gate
+from pipeline.providers.guarded import GuardedProvider
 
 if TYPE_CHECKING:
     from pipeline.providers.memory import BrokerCalls
@@ -18,8 +23,14 @@ if TYPE_CHECKING:
 
 
 def open_provider(
-    config: RuntimeConfig, connection: str, *, broker: BrokerCalls | None = None, clock: Clock
-) -> Provider:
+    config: RuntimeConfig,
+    connection: str,
+    *,
+    broker: BrokerCalls | None = None,
+    clock: Clock,
+    shared: ConnectionCalls | None = None,
+    user: str | None = None,
+) -> GuardedProvider:
     """Make the provider of a connection, for the queues that use it; no I/O until its `start()`.
 
     Args:
@@ -28,6 +39,9 @@ def open_provider(
         broker: memory: the broker to use, itself or a proxy; None makes one of its own, whose
             queues nobody else sees and which end with it.
         clock: calendar, chance and ids.
+        shared: the connection actor, whose circuit breaker is shared by all in the cluster; None:
+            a breaker of this provider's own.
+        user: who this is, to the connection actor; None: somebody new.
 
     Raises:
         ConfigurationError: the configuration names no such connection.
@@ -51,8 +65,23 @@ def open_provider(
         known = ", ".join(sorted(config.connections))
         raise ConfigurationError(f"there is no connection {connection!r}; there are: {known}")
     if isinstance(settings, AwsConnection):
-        return _aws(config, connection, settings, clock)
-    return _memory(config, connection, broker, clock)
+        real = _aws(config, connection, settings, clock)
+    else:
+        real = _memory(config, connection, broker, clock)
+    patience = config.timeouts.send
+    gate = Gate(connection, breaker_policy(config), shared, user or clock.new_id(), patience)
+    return GuardedProvider(real, gate, turn=min(config.breaker.open, patience))
+
+
+def breaker_policy(config: RuntimeConfig) -> BreakerPolicy:
+    """When the breakers of its connections open and close."""
+    breaker, timeouts = config.breaker, config.timeouts
+    return BreakerPolicy(
+        failures=breaker.failures,
+        open=breaker.open,
+        successes=breaker.successes,
+        probe=timeouts.connect + timeouts.send + timeouts.receive,
+    )
 
 
 def _memory(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pipeline.batch import MessageBatch
 from pipeline.clock import Clock
 from pipeline.credit import Credit
-from pipeline.errors import QueueError
+from pipeline.errors import CircuitOpen, QueueError
 from pipeline.ledger import MOST_ROWS, SETTLING, Ledger, Lot
 from pipeline.outcomes import Kind, Outcome, Part
 from pipeline.providers.port import (
@@ -209,6 +209,8 @@ class ReceiverCore:
                     self._holdings.to_release(now, others_wait=self._others_wait)
                 )
                 received = await self._receive()
+            except CircuitOpen:
+                continue  # it has waited, and asks anew for what there is room for now
             except QueueError as error:
                 if not error.transient:
                     raise

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Protocol
 
 from pipeline.errors import ConfigurationError, QueueError
@@ -46,6 +47,8 @@ class Said:
         latency: of a receiver, its histogram's counts.
         paused: why it waits, if it does: for a state store that does not work.
         overdue: of a handler, (call, row) of what has run for so long that its process must end.
+        breakers: of a connection, by direction: the breaker's state, and since when it is not
+            closed, in seconds since 1970.
     """
 
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -53,6 +56,7 @@ class Said:
     latency: Sequence[int] | None = None
     paused: str | None = None
     overdue: Sequence[tuple[int, int]] = ()
+    breakers: Mapping[str, tuple[str, float | None]] = field(default_factory=dict)
 
 
 class Watched(Protocol):
@@ -133,6 +137,23 @@ class Figures:
     idle: bool = False
 
 
+@dataclass(slots=True)
+class Shared:
+    """The connections of a run at one moment.
+
+    Args:
+        breakers: by connection and direction: the state, and since when it is not closed.
+        replaced: how many of their actors have been replaced.
+        missing: which don't work just now, and why.
+        errors: which can't go on, and why.
+    """
+
+    breakers: dict[str, Mapping[str, tuple[str, float | None]]] = field(default_factory=dict)
+    replaced: int = 0
+    missing: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
 class Supervisor:
     """Watches, replaces and drains.
 
@@ -141,6 +162,7 @@ class Supervisor:
         depth: asks how much a queue holds.
         limits: how long the steps of a drain may take.
         answer: seconds after which an actor that does not answer is ended and replaced.
+        connections: the actors of the connections, by the connection's name.
     """
 
     def __init__(
@@ -149,6 +171,7 @@ class Supervisor:
         depth: Callable[[str], Awaitable[Depth]],
         limits: Limits,
         answer: float = 30.0,
+        connections: Mapping[str, Watched] | None = None,
     ) -> None:
         self._pipelines = pipelines
         self._depth = depth
@@ -161,12 +184,26 @@ class Supervisor:
             )
             for name, parts in pipelines.items()
         }
+        shared = connections or {}
+        self._connections = {name: _Post(actor, answer) for name, actor in shared.items()}
 
     async def look(self) -> dict[str, Figures]:
         """Ask every actor and every queue; who is dead or stuck is replaced from here on."""
         names = list(self._pipelines)
-        looks = await asyncio.gather(*(self._look(name) for name in names))
+        shared = _ask(list(self._connections.values()))
+        looks, _ = await asyncio.gather(asyncio.gather(*map(self._look, names)), shared)
         return dict(zip(names, looks, strict=True))
+
+    @property
+    def connections(self) -> Shared:
+        """The connections, as they were at the last look."""
+        shared = Shared()
+        for name, post in self._connections.items():
+            shared.breakers[name] = post.breakers
+            shared.replaced += post.replaced
+            shared.missing += post.missing
+            shared.errors += post.errors
+        return shared
 
     async def _look(self, name: str) -> Figures:
         parts, posts = self._pipelines[name], self._posts[name]
@@ -212,9 +249,8 @@ class Supervisor:
 
     async def drain(self) -> Drained:
         """Drain every pipeline, all at once; nobody is replaced any more."""
-        for posts in self._posts.values():
-            for post in posts:
-                await post.stop()
+        for post in (*self._connections.values(), *chain(*self._posts.values())):
+            await post.stop()
         reports = await asyncio.gather(
             *(
                 drain(parts.receivers, parts.routers, parts.handlers, self._limits)
@@ -290,6 +326,11 @@ class _Post:
         """Why it does not work just now, if it doesn't."""
         why = self._silence or self._said.paused
         return [f"{self._actor.name}: {why}"] if why else []
+
+    @property
+    def breakers(self) -> Mapping[str, tuple[str, float | None]]:
+        """Of a connection, what it said of its breakers."""
+        return self._said.breakers
 
     @property
     def errors(self) -> list[str]:
