@@ -142,7 +142,7 @@ class Gate:
         self._told: list[Told] = []
         self._tallies: dict[Direction, tuple[int, Tally]] = {}
         self._news = asyncio.Event()
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         self._telling: asyncio.Task[None] | None = None
         self._asking: set[asyncio.Task[Ticket | None]] = set()
 
@@ -150,23 +150,23 @@ class Gate:
 
     async def start(self) -> None:
         """Learn what is known, and go on learning it; a repeat does nothing."""
-        if self._shared is None or self._watching is not None:
+        if self._shared is None or self._watching:
             return
         try:
             async with asyncio.timeout(_ANSWER):
                 self._join(await self._shared.watch(self._user, self._known()))
         except (QueueError, TimeoutError) as error:
             _log.warning("connection %s: its actor can't be had yet: %s", self.name, error)
-        self._watching = asyncio.ensure_future(self._watch(self._shared))
+        self._watching = [asyncio.ensure_future(self._watch(self._shared))]
 
     async def close(self) -> None:
         """Tell what is left to tell, and end; a repeat does nothing."""
         for task in (*self._asking, *([self._telling] if self._telling else [])):
             await asyncio.wait([task])
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
-            self._watching = None
+        for task in self._watching:
+            task.cancel()
+            await asyncio.wait([task])
+        self._watching = []
         self._epoch = _ALONE
 
     def wake(self) -> None:
@@ -244,8 +244,7 @@ class Gate:
         if ticket is not None:
             return Pass(lane.direction, ticket.generation, ticket, self._epoch)
         now = asyncio.get_running_loop().time()
-        if not lane.closed:
-            lane.next = max(lane.next, now + _ASK_AGAIN)
+        lane.next = max(lane.next, now + _ASK_AGAIN)
         return None
 
     async def _take(self, direction: Direction) -> Ticket | None:
@@ -271,7 +270,7 @@ class Gate:
             async with asyncio.timeout(_ANSWER):
                 ticket, known = await shared.take(self._user, direction)
         except (QueueError, TimeoutError) as error:
-            self._go_alone(error)
+            self._go_alone(shared, error)
             return None
         return ticket if self._learn(known) else None
 
@@ -343,7 +342,7 @@ class Gate:
             async with asyncio.timeout(_ANSWER):
                 known = await shared.tell(self._user, told)
         except (QueueError, TimeoutError) as error:
-            self._go_alone(error)
+            self._go_alone(shared, error)
             self._hear(told)
         else:
             self._learn(known)
@@ -408,12 +407,12 @@ class Gate:
     def _lose(self, error: BaseException) -> None:
         if self._epoch != _ALONE:
             said = "connection %s: its actor is lost, what is known goes on: %s"
-            _log.warning(said, self.name, error or type(error).__name__)
+            _log.warning(said, self.name, str(error) or type(error).__name__)
         self._epoch = _ALONE
 
-    def _go_alone(self, error: BaseException) -> None:
+    def _go_alone(self, shared: ConnectionCalls, error: BaseException) -> None:
         """The actor did not answer: look for it anew, for its old answer may never come."""
         self._lose(error)
-        if self._shared is not None and self._watching is not None:
-            self._watching.cancel()
-            self._watching = asyncio.ensure_future(self._watch(self._shared, _REJOIN))
+        for task in self._watching:
+            task.cancel()
+        self._watching = [asyncio.ensure_future(self._watch(shared, _REJOIN))]

@@ -136,3 +136,18 @@ async def test_every_pipeline_is_drained() -> None:
     assert handler.calls == ["drain", "close"]
     assert "stop_receiving" in one.calls
     assert "stop_receiving" in two.calls
+
+
+@pytest.mark.spec("R2", "O4")
+async def test_connections_are_watched_beside_the_pipelines() -> None:
+    """Their breakers are shown; an open one is a reason not to be ready, and no error."""
+    said = Said({}, paused="the circuit breaker is open: send", breakers={"send": ("open", 7.0)})
+    watcher = Supervisor(
+        {"p": parts([])}, depth_of, Limits(), connections={"main": Actor("connection:main", said)}
+    )
+    await watcher.look()
+    shown = watcher.connections
+    assert shown.breakers == {"main": {"send": ("open", 7.0)}}
+    assert shown.missing == ["connection:main: the circuit breaker is open: send"]
+    assert (shown.errors, shown.replaced) == ([], 0)
+    await watcher.drain()
