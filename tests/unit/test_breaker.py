@@ -102,6 +102,19 @@ def test_directions_are_counted_apart() -> None:
 
 
 @pytest.mark.spec("R2")
+def test_a_late_report_of_an_earlier_closed_time_changes_nothing() -> None:
+    """It began before the breaker opened, and ends when it is closed again."""
+    breaker = opened()
+    for now in (30.0, 31.0, 32.0):
+        ticket = breaker.take(now)
+        assert ticket is not None
+        breaker.done(now, ticket, Verdict.SUCCESS)
+    assert (breaker.state, breaker.generation) == (State.CLOSED, 3)
+    assert not breaker.report(33.0, 0, Tally(before=5))
+    assert breaker.view(33.0) == View(State.CLOSED, 3)
+
+
+@pytest.mark.spec("R2")
 def test_settling_is_tried_at_a_pace_while_open() -> None:
     """One at a time, a tenth of the open time apart; how they end changes no state."""
     breakers = Breakers(FIVE)
@@ -249,6 +262,17 @@ class Model(RuleBasedStateMachine):
                     self.opened_at = self.now
 
     @rule()
+    def come_round(self) -> None:
+        """Open, and closed again: the calls that began before are late from here on."""
+        if self.state is State.CLOSED:
+            self.begin()
+            self.fail_often(5)
+        for _ in range(3):
+            self.wait(100.0)
+            self.take()
+            self.finish(len(self.probes) - 1, Verdict.SUCCESS)
+
+    @rule()
     def take(self) -> None:
         ticket = self.breaker.take(self.now)
         due = self.state is State.HALF_OPEN or (
@@ -266,7 +290,10 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: self.probes)
     @rule(data=st.data(), verdict=st.sampled_from(Verdict))
     def done(self, data: st.DataObject, verdict: Verdict) -> None:
-        ticket, _ = self.probes.pop(data.draw(st.integers(0, len(self.probes) - 1)))
+        self.finish(data.draw(st.integers(0, len(self.probes) - 1)), verdict)
+
+    def finish(self, which: int, verdict: Verdict) -> None:
+        ticket, _ = self.probes.pop(which)
         before = self.breaker.view(self.now)
         changed = self.breaker.done(self.now, ticket, verdict)
         if ticket != self.live:
