@@ -191,6 +191,8 @@ async def test_depth_and_peek_are_refused_while_receives_are() -> None:
     async with rig() as at:
         await at.fail(RECEIVE, 4)
         assert (await at.provider.depth("q")).available == 0
+        assert (await at.provider.source("q")).startswith("memory:")
+        assert at.provider.capabilities("q").provider == "memory"
         assert len(await at.receiver.peek(1)) == 0
         await at.fail(RECEIVE, 1)
         for call in (at.provider.depth("q"), at.receiver.peek(1), at.receiver.receive_deferred([])):
