@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,10 +13,9 @@ from typing import Any
 
 import ray
 
+from tests.ports import free_port, listens
+
 _RAY = Path(sys.executable).parent / "ray"
-_FIRST, _LAST = 20_000, 32_000
-"""Above the ports that Ray gives its workers, and below those the system gives to connections: one
-of those may be taken between the choice and the start of the server."""
 _LOOKS, _PAUSE = 450, 0.2
 
 
@@ -82,20 +79,8 @@ def own_head(env: Mapping[str, str], until: int, *options: str) -> Iterator[None
 
 def _wait(head: subprocess.Popen[bytes], port: int) -> None:
     for _ in range(_LOOKS):
-        if _listens(port):
+        if listens(port):
             return
         assert head.poll() is None, "ray start has ended"
         time.sleep(_PAUSE)
     raise AssertionError(f"nobody listens at {port}")
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    while _listens(port := random.randint(_FIRST, _LAST)):
-        pass
-    return port
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

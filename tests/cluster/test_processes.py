@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.rays import free_port, own_head
+from tests.ports import free_port
+from tests.rays import own_head
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -18,7 +18,8 @@ import yaml
 
 from tests.faults import journal
 from tests.faults.flights import Part, config, differences
-from tests.rays import free_port, own_head
+from tests.ports import free_port
+from tests.rays import own_head
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
