@@ -73,7 +73,7 @@ class CutReply:
     """The operation is done; of the reply come some bytes, then a reset.
 
     Args:
-        after: bytes; by default half of it.
+        after: bytes; negative: all but so many; by default half of it.
     """
 
     after: int | None = None
