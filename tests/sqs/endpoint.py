@@ -67,6 +67,7 @@ class Endpoint:
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self._playing: set[asyncio.Task[None]] = set()
+        self._called = asyncio.Event()
         self._broken: list[BaseException] = []
 
     @property
@@ -137,6 +138,12 @@ class Endpoint:
         queue.return_due()
         return queue.visible, queue.in_flight, queue.delayed
 
+    async def reached(self, action: str, count: int = 1) -> None:
+        """Wait until so many calls of an action have come; a long poll waits from then on."""
+        while self.calls[action] < count:
+            self._called.clear()
+            await self._called.wait()
+
     def look_again(self) -> None:
         """Serve long polls with what the clock, having been moved, has shown."""
         self.service.look_again()
@@ -149,6 +156,7 @@ class Endpoint:
 
     def _handle(self, connection: Connection, request: Request) -> None:
         self.calls[request.action] += 1
+        self._called.set()
         self.arrivals.append((clocks.monotonic(), request.action))
         canned = self._canned.get(request.action)
         if canned:
@@ -178,6 +186,9 @@ class Endpoint:
             )
         except SqsError as error:
             return refusal(error)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # A request of other types than the SDK lets through; or a mistake of ours, and seen.
+            return refusal(SqsError("SerializationException", f"{request.action}: {error!r}"))
         return Answer(result) if isinstance(result, dict) else _answered(result)
 
     def _admit(self, request: Request) -> None:

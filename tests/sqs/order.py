@@ -7,7 +7,7 @@ its state before asking for the next.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
@@ -37,7 +37,7 @@ class Order(Protocol):
         """One is gone from where it was."""
         ...
 
-    def pick(self) -> Iterator[Stored]:
+    def pick(self) -> Generator[Stored]:
         """Those that may be given, one by one."""
         ...
 
@@ -61,7 +61,7 @@ class Standard:
     def removed(self, message: Stored, was: State) -> None:
         pass  # one that was deleted while visible is passed over by `pick`
 
-    def pick(self) -> Iterator[Stored]:
+    def pick(self) -> Generator[Stored]:
         while self._visible:
             message = self._visible.popleft()
             if message.state is State.VISIBLE:
@@ -117,7 +117,7 @@ class Fifo:
             group.in_flight -= 1
         self._refresh(name)
 
-    def pick(self) -> Iterator[Stored]:
+    def pick(self) -> Generator[Stored]:
         while self._free:
             name = next(iter(self._free))
             for message in tuple(islice(self._groups[name].messages.values(), _AT_ONCE)):

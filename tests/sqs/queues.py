@@ -188,7 +188,9 @@ class Queue:
 
     def _is_buried(self, message: Stored) -> bool:
         redrive = self.settings.redrive
-        if not redrive or message.receives < redrive.most or not self._bury(self, message):
+        if not redrive or message.receives - message.elsewhere < redrive.most:
+            return False
+        if not self._bury(self, message):
             return False
         self._remove(message)
         return True

@@ -87,6 +87,7 @@ class Sending:
                 source=source,
                 first_received=message.first_received,
                 receives=message.receives,
+                elsewhere=message.receives,
             )
         )
         target.look()

@@ -27,7 +27,9 @@ class Stored:
 
     `number` is its place among all that were ever sent there. `receipt` counts its deliveries, and
     those from `flight` on are of the present one: more than one where it was given out twice.
-    `until` is when it becomes visible, and `stamp` tells an alarm whether that is still so.
+    `elsewhere` are the receives in the queue that it was dead-lettered from: told, but not counted
+    against this one. `until` is when it becomes visible, and `stamp` tells an alarm whether that is
+    still so.
     """
 
     id: str
@@ -45,6 +47,7 @@ class Stored:
     first_received: int = 0
     received: float = 0.0
     receives: int = 0
+    elsewhere: int = 0
     receipt: int = 0
     flight: int = 0
     until: float = 0.0

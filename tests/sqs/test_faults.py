@@ -103,7 +103,8 @@ async def test_an_unknown_outcome(endpoint: Endpoint, standard: At) -> None:
 async def test_a_reply_that_never_comes(endpoint: Endpoint, standard: At, applied: bool) -> None:
     endpoint.faults.next("SendMessage", faults.Swallow(applied=applied))
     send = asyncio.create_task(standard.send())
-    done, _ = await asyncio.wait([send], timeout=0.2)
+    await endpoint.reached("SendMessage")
+    done, _ = await asyncio.wait([send], timeout=0.1)
     assert not done
     assert endpoint.depth("standard") == (int(applied), 0, 0)
     send.cancel()
@@ -189,7 +190,7 @@ async def test_an_endpoint_that_goes_down_and_comes_back(endpoint: Endpoint, sta
     """At the same place, with what it held; a poll that waited is cut."""
     await standard.send("kept", DelaySeconds=900)
     poll = asyncio.create_task(standard.receive(WaitTimeSeconds=20))
-    await asyncio.sleep(0.05)
+    await endpoint.reached("ReceiveMessage")
     url = endpoint.url
     await endpoint.down()
     with pytest.raises(BROKEN):
@@ -217,7 +218,8 @@ async def test_a_fault_that_breaks_is_told(clock: MovableClock) -> None:
         endpoint.faults.next("SendMessageBatch", faults.Partial(broken))
         entries = [{"Id": "0", "MessageBody": "x"}]
         batch = asyncio.create_task(sqs.send_message_batch(QueueUrl=queue.url, Entries=entries))
-        await asyncio.sleep(0.1)
+        await endpoint.reached("SendMessageBatch")
+        await asyncio.sleep(0)  # the fault plays in a task
         with pytest.raises(ZeroDivisionError):
             await endpoint.down()
         with pytest.raises(BROKEN):

@@ -6,11 +6,12 @@ import json
 from typing import Any
 
 import pytest
+from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from tests.sqs.clock import MovableClock
 from tests.sqs.endpoint import Endpoint
-from tests.sqs.rig import At, bodies, code
+from tests.sqs.rig import At, bodies, client, code
 
 SENT = {"MessageGroupId": "g", "MessageDeduplicationId": "d"}
 OLD = "AWS.SimpleQueueService."
@@ -49,6 +50,23 @@ async def test_redrive_after_so_many_receives(
     assert buried["MessageId"] == sent["MessageId"]
     assert buried["Attributes"]["DeadLetterQueueSourceArn"] == endpoint.arn(f"source{suffix}")
     assert endpoint.depth(f"source{suffix}") == (0, 1, 0)
+
+
+async def test_a_dead_letter_queue_counts_from_its_own_receives(
+    endpoint: Endpoint, sqs: Any
+) -> None:
+    """It tells all receives, and does not dead-letter again for those of before."""
+    endpoint.create("last")
+    for name, target in (("middle", "last"), ("first", "middle")):
+        policy = {"maxReceiveCount": 1, "deadLetterTargetArn": endpoint.arn(target)}
+        endpoint.create(name, RedrivePolicy=json.dumps(policy))
+    first, middle = (At(sqs, endpoint.service.url(name)) for name in ("first", "middle"))
+    await first.send()
+    (message,) = await first.receive()
+    await first.change(message, 0)
+    assert await first.receive() == []
+    (message,) = await middle.receive()
+    assert message["Attributes"]["ApproximateReceiveCount"] == "2"
 
 
 async def test_a_redrive_policy_needs_a_queue_of_the_same_kind(
@@ -170,6 +188,18 @@ async def test_a_fifo_queue_refuses(fifo: At, more: dict[str, Any], expected: st
 async def test_an_attempt_id_is_for_fifo_queues(standard: At) -> None:
     attempt = standard.receive(ReceiveRequestAttemptId="one")
     assert await refused(attempt) == "InvalidParameterValue"
+
+
+async def test_what_the_sdk_would_not_send_is_refused(endpoint: Endpoint, fifo: At) -> None:
+    """A client of one's own is told what was wrong with its JSON."""
+    async with client(endpoint.url, config=Config(parameter_validation=False)) as lax:
+        queue = At(lax, fifo.url)
+        for work in (
+            queue.receive(most="ten"),
+            lax.send_message_batch(QueueUrl=fifo.url, Entries=[{}]),
+        ):
+            assert await refused(work) == "SerializationException"
+        assert await refused(lax.list_queue_tags(QueueUrl=fifo.url)) == "InvalidAction"
 
 
 async def test_a_receive_asks_for_ten_at_most(standard: At) -> None:

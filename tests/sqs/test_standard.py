@@ -129,10 +129,10 @@ async def test_a_delay_hides_what_was_sent(
     assert len(await standard.receive()) == 1
 
 
-async def test_a_long_poll_wakes_when_a_message_comes(standard: At) -> None:
+async def test_a_long_poll_wakes_when_a_message_comes(endpoint: Endpoint, standard: At) -> None:
     """Whoever waits gets it; the wait of the client is far shorter than the poll's."""
     poll = asyncio.create_task(standard.receive(WaitTimeSeconds=20))
-    await asyncio.sleep(0.05)
+    await endpoint.reached("ReceiveMessage")
     await standard.send("now")
     assert bodies(await poll) == ["now"]
 
@@ -143,7 +143,7 @@ async def test_a_long_poll_wakes_when_a_lock_ends(
     await standard.send("again")
     await standard.receive(VisibilityTimeout=600)
     poll = asyncio.create_task(standard.receive(WaitTimeSeconds=20))
-    await asyncio.sleep(0.05)
+    await endpoint.reached("ReceiveMessage", 2)
     clock.advance(600)
     endpoint.look_again()
     assert bodies(await poll) == ["again"]
@@ -166,7 +166,7 @@ async def test_what_a_cancelled_poll_takes_is_in_flight_to_nobody(
 ) -> None:
     """The service doesn't see that the caller has hung up."""
     poll = asyncio.create_task(standard.receive(WaitTimeSeconds=20))
-    await asyncio.sleep(0.05)
+    await endpoint.reached("ReceiveMessage")
     poll.cancel()
     with pytest.raises(asyncio.CancelledError):
         await poll
@@ -174,9 +174,9 @@ async def test_what_a_cancelled_poll_takes_is_in_flight_to_nobody(
     assert endpoint.depth("standard") == (0, 1, 0)
 
 
-async def test_polls_of_a_deleted_queue_end_with_an_error(standard: At) -> None:
+async def test_polls_of_a_deleted_queue_end_with_an_error(endpoint: Endpoint, standard: At) -> None:
     poll = asyncio.create_task(standard.receive(WaitTimeSeconds=20))
-    await asyncio.sleep(0.05)
+    await endpoint.reached("ReceiveMessage")
     await standard.sqs.delete_queue(QueueUrl=standard.url)
     with pytest.raises(ClientError) as caught:
         await poll
