@@ -50,7 +50,8 @@ def _process() -> Process:
 def _start(journal: Journal, body: str, state: list[int], context: Context) -> tuple[Any, ...]:
     """Begin one message: (its run, its fate); no run when the process is dead."""
     session, position = place = place_of(body)
-    run = journal.begin(_process(), session, [(position, context.attempt)], context.fence)
+    holding: int = context._batch.values("holding")[context._row]  # the fence counts turns too
+    run = journal.begin(_process(), session, [(position, context.attempt)], holding)
     fate = journal.plan.fates[place]
     state.append(position)
     if fate.sends:
