@@ -481,8 +481,14 @@ def whole_batch(here: Surroundings, stints: Sequence[Stint], most: int) -> Calls
     items: list[_Item] = []
     for stint in stints:
         queue = stint.lane.queue
+        taken: set[tuple[int, str]] = set()
         while queue and len(items) < most:
-            run, row = queue.popleft()
+            run, row = queue[0]
+            # Without order a message may be here twice, as its lock ended before it began: the
+            # second one waits for what becomes of the first.
+            if not here.ordered and _twice(taken, run, row):
+                break
+            queue.popleft()
             if not stint.admits(run, row):
                 continue
             try:
@@ -493,6 +499,14 @@ def whole_batch(here: Surroundings, stints: Sequence[Stint], most: int) -> Calls
                 items.append(_Item(stint, run, row))
     if items:
         yield from _halves(here, items)
+
+
+def _twice(taken: set[tuple[int, str]], run: Run, row: int) -> bool:
+    """Whether the row's message is among those taken; it is from now on."""
+    message = (run.sequences[row], run.ids[row])
+    found = message in taken
+    taken.add(message)
+    return found
 
 
 def _halves(here: Surroundings, items: list[_Item]) -> Calls:

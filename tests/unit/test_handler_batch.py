@@ -174,6 +174,18 @@ async def test_several_rows_may_raise_where_nothing_is_ordered() -> None:
 
 
 @pytest.mark.spec("H1", "F4")
+async def test_a_message_that_came_twice_is_not_given_twice_to_one_batch() -> None:
+    """Without order its second delivery may wait beside the first: it is found in the record."""
+    script = Script()
+    async with Rig(script.stateless(), ordered=False) as rig:
+        first = rig.call(rows("a", "b", session=None))
+        again = rig.call(rows("b", "c", session=None, first=2, holding=2))
+        assert words(await first, 2) == words(await again, 2) == ["completed"] * 2
+        assert script.calls == [["a", "b", "c"]]
+        assert rig.core.stats()["repeats"] == 1
+
+
+@pytest.mark.spec("H1", "F4")
 async def test_a_state_that_can_not_be_written_is_found_like_a_raise() -> None:
     """The row that put it there fails, not the first of its session."""
     script = Script()
