@@ -76,6 +76,8 @@ class Journal:
     states: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     attempts: Counter[Place] = field(default_factory=Counter)
     """How often a message failed, or died alone: no more may be counted."""
+    failures: Counter[tuple[Place, int]] = field(default_factory=Counter)
+    """The same, by its holding."""
     sent_on: dict[Place, str] = field(default_factory=dict)
     over: bool = False
     _open: dict[str, list[Runs]] = field(default_factory=lambda: defaultdict(list))
@@ -112,7 +114,7 @@ class Journal:
         run = Runs(process, session, [position for position, _ in rows], holding)
         self.note("begin", process.name, session, *rows)
         for other in self._open[session]:
-            if not other.process.zombie and not process.zombie:
+            if self._excludes(other, run):
                 self.broken(
                     "one at a time",
                     f"{process.name} begins {session}:{run.positions} while {other.process.name} "
@@ -122,14 +124,17 @@ class Journal:
         handled = self._handled[process, session]
         before = set(handled)
         for position, attempt in rows:
-            self._check_begin(process, session, position, attempt, before)
+            self._check_begin(run, position, attempt, before)
             before.add(position)
         handled.difference_update(run.positions)
         return run
 
-    def _check_begin(
-        self, process: Process, session: str, position: int, attempt: int, handled: set[int]
-    ) -> None:
+    def _excludes(self, other: Runs, run: Runs) -> bool:
+        """Whether a call may not begin while another of its session is running."""
+        return not other.process.zombie and not run.process.zombie
+
+    def _check_begin(self, run: Runs, position: int, attempt: int, handled: set[int]) -> None:
+        process, session = run.process, run.session
         place = (session, position)
         missing = [
             one for one in range(position) if one not in handled and not self._ended((session, one))
@@ -159,7 +164,11 @@ class Journal:
         self.note("end", run.process.name, run.session, good, failed)
         self._handled[run.process, run.session].update(run.positions[:good])
         if failed is not None:
-            self.attempts[run.session, run.positions[failed]] += 1
+            self._failed((run.session, run.positions[failed]), run.holding)
+
+    def _failed(self, place: Place, holding: int) -> None:
+        self.attempts[place] += 1
+        self.failures[place, holding] += 1
 
     def _close(self, run: Runs) -> None:
         if run in self._open[run.session]:
@@ -172,10 +181,21 @@ class Journal:
             for runs in self._open.values():
                 runs[:] = [run for run in runs if run.process is not process]
 
-    def died_alone(self, place: Place) -> None:
+    def died_alone(self, place: Place, holding: int) -> None:
         """A process died, and it can only have been of this message."""
         self.note("died alone", *place)
-        self.attempts[place] += 1
+        self._failed(place, holding)
+
+    def timed_out(self, process: Process) -> None:
+        """A process is about to be killed for what it runs: an attempt, when that is one message.
+
+        Of the rows of a batch nobody knows which it is; they run again one by one.
+        """
+        runs = [run for runs in self._open.values() for run in runs if run.process is process]
+        places = [((run.session, at), run.holding) for run in runs for at in run.positions]
+        self.note("timed out", process.name, *(place for place, _ in places))
+        if len(places) == 1:
+            self._failed(*places[0])
 
     def _running(self, session: str, holding: int) -> list[Runs]:
         """The calls under this holding, in processes that are taken to be alive."""
@@ -184,6 +204,9 @@ class Journal:
         ]
 
     # ---------------------------------------------------------------- the store
+
+    def loaded(self, process: Process, keys: Sequence[str]) -> None:
+        """A process read these records."""
 
     def committed(self, process: Process, change: Change, refusal: object) -> None:
         """The store answered a change: it did it, or refused it."""
@@ -248,7 +271,7 @@ class Journal:
                 self.note(how, process.name, *place)
                 self._check_settled(how, place, holding)
                 if how == "dead_letter":
-                    self._check_dead_letter(place, reasons[at])
+                    self._check_dead_letter(place, holding, reasons[at])
 
     def _check_settled(self, how: str, place: Place, holding: int) -> None:
         name = f"{place[0]}:{place[1]}"
@@ -259,6 +282,8 @@ class Journal:
                 )
         if how != "complete":
             return
+        if place in self.dead or place in self.completed:
+            self.broken("ends once", f"{name} is completed, and has ended before")
         self.completed.add(place)
         if place not in self.applied:
             self.broken("commit, then settle", f"{name} is completed and not applied")
@@ -280,8 +305,10 @@ class Journal:
                     f"{run.positions}",
                 )
 
-    def _check_dead_letter(self, place: Place, why: DeadLetter) -> None:
+    def _check_dead_letter(self, place: Place, holding: int, why: DeadLetter) -> None:
         name = f"{place[0]}:{place[1]}"
+        if place in self.dead or place in self.completed:
+            self.broken("ends once", f"{name} is dead-lettered, and has ended before")
         self.dead[place] = why.reason
         fate = self.plan.fates[place].kind
         expected = Reason.REJECTED if fate == "reject" else Reason.ATTEMPTS
@@ -289,7 +316,7 @@ class Journal:
             self.broken("dead letters", f"{name} ({fate}) is dead-lettered as {why.reason}")
         if why.reason == Reason.ATTEMPTS:
             told = json.loads(why.description).get("attempts")
-            if told != ATTEMPTS or self.attempts[place] < ATTEMPTS:
+            if not self._may_end(place, holding, told):
                 self.broken(
                     "attempts",
                     f"{name} is dead-lettered after {told} attempts, and failed "
@@ -297,6 +324,10 @@ class Journal:
                 )
         if place in self.applied:
             self.broken("once", f"{name} is a dead letter, and was applied")
+
+    def _may_end(self, place: Place, holding: int, told: int) -> bool:
+        """Whether a message may be dead-lettered for so many attempts."""
+        return told == ATTEMPTS and self.attempts[place] >= ATTEMPTS
 
     # ---------------------------------------------------------------- what is sent on
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass
+from typing import Literal
 
 ATTEMPTS = 4
 VISIBILITY = 30.0
+GRACE = 10.0
+"""Seconds that a sync handler has after its time-out, as H6 says."""
 DIALECTS = ("native", "groups")
+_UNORDERED = 5
+"""Each so manieth seed is of a queue without sessions."""
 KINDS = ("async", "async", "sync", "async batch", "sync batch")
 
 _FATES = {
@@ -21,6 +26,7 @@ _FATES = {
     "hopeless": 2,
     "kills": 3,
     "poison": 1,
+    "endless": 2,  # longer than its time-out: it is cancelled, or its process is killed
 }
 _NEVER = 1_000_000
 
@@ -52,7 +58,8 @@ class Plan:
 
     Args:
         seed: what it was drawn from.
-        dialect: of the broker.
+        dialect: of the broker; "none" keeps no order.
+        count: when the broker's delivery count grows.
         kind: of the handler.
         receivers: how many.
         routers: how many.
@@ -64,6 +71,8 @@ class Plan:
         hold: seconds a session is kept for a retry.
         concurrency: sessions an async handler runs at once.
         fates: what happens to each message, by (session, position), in the order of sending.
+        nameless: the sessions whose messages are sent without one: only where there is no order.
+        timeout: seconds that a call of the handler may take.
         later: how many of them are sent while the run goes on.
         anew: whether the others have ended before, and the broker was made anew: its sequences
             begin at 1 again, and everything else has started anew, but for the store.
@@ -72,6 +81,7 @@ class Plan:
 
     seed: int
     dialect: str
+    count: Literal["on_failure", "on_receive"]
     kind: str
     receivers: int
     routers: int
@@ -83,21 +93,30 @@ class Plan:
     hold: float
     concurrency: int
     fates: dict[tuple[str, int], Fate]
+    nameless: frozenset[str]
+    timeout: float
     later: int
     anew: bool
     pace: float
+
+    @property
+    def ordered(self) -> bool:
+        """Whether each session's messages are handled in order."""
+        return self.dialect != "none"
 
     def __str__(self) -> str:
         """One line."""
         sessions = len({session for session, _ in self.fates})
         return (
-            f"{self.dialect}, {self.kind} handler, {self.receivers} receivers, {self.routers} "
-            f"routers, {self.handlers} handlers, {len(self.fates)} messages of {sessions} sessions"
+            f"{self.dialect} ({self.count}), {self.kind} handler, {self.receivers} receivers, "
+            f"{self.routers} routers, {self.handlers} handlers, {len(self.fates)} messages of "
+            f"{sessions} sessions"
         )
 
 
 def plan_of(seed: int) -> Plan:
-    """The plan of a seed; even seeds have native sessions, odd ones groups."""
+    """The plan of a seed: every fifth has no order, else even ones native sessions, odd groups."""
+    ordered = (seed + 1) % _UNORDERED != 0
     dice = random.Random(seed)
     handlers = dice.choice((1, 2, 2, 3))
     sessions = dice.randint(1, 4)
@@ -109,7 +128,8 @@ def plan_of(seed: int) -> Plan:
         positions[session] += 1
     return Plan(
         seed=seed,
-        dialect=DIALECTS[seed % 2],
+        dialect=DIALECTS[seed % 2] if ordered else "none",
+        count="on_receive" if not ordered and seed % 2 else "on_failure",
         kind=dice.choice(KINDS),
         receivers=dice.randint(1, 2),
         routers=min(handlers, dice.randint(1, 2)),
@@ -121,6 +141,8 @@ def plan_of(seed: int) -> Plan:
         hold=dice.choice((5.0, 60.0)),
         concurrency=dice.choice((1, 2, 64)),
         fates=fates,
+        nameless=frozenset() if ordered else frozenset({"s0", "s2"}),
+        timeout=dice.choice((50.0, 100.0)),
         later=dice.randint(0, len(fates)),
         anew=dice.random() < 0.15,
         pace=dice.choice((0.0, 0.002, 0.05)),
@@ -130,5 +152,10 @@ def plan_of(seed: int) -> Plan:
 def _fate(dice: random.Random) -> Fate:
     kind = dice.choices(list(_FATES), list(_FATES.values()))[0]
     seconds = {"slow": 0.4, "long": 45.0, "retry": 40.0}.get(kind, 0.0) * dice.random()
-    times = {"fails": dice.randint(1, 2), "retry": 1, "kills": 1}.get(kind, _NEVER)
+    times = {
+        "fails": dice.randint(1, 2),
+        "retry": 1,
+        "kills": 1,
+        "endless": dice.choice((1, 2, _NEVER)),
+    }.get(kind, _NEVER)
     return Fate(kind, times, seconds, sends=dice.random() < 0.2)

@@ -83,6 +83,8 @@ class Process:
     dead: bool = False
     zombie: bool = False
     """Taken for dead, yet going on."""
+    late: bool = False
+    """Killed because what it ran did not end."""
     still: list[_Due] | None = None
     answers: dict[asyncio.Future[Any], None] = field(default_factory=dict)
     """What callers wait for from here."""
@@ -169,6 +171,23 @@ class ProcessLoop(VirtualLoop):
         """Let a process run a callback in the next pass."""
         return super().call_soon(process.step, due, context=due.context)
 
+    def hold(self, process: Process) -> None:
+        """Stay where user code is until its process is dead; all else goes on meanwhile.
+
+        A call of a sync handler that never ends can't be left in one thread: the loop runs within
+        it. Of several such calls the last one to begin is the first to be left, which makes no
+        difference to processes that are dead.
+        """
+        ready = self._ready  # type: ignore[attr-defined]
+        most = len(ready)
+        try:
+            while not (process.dead or self._stopping):  # type: ignore[attr-defined]
+                self._run_once()  # type: ignore[attr-defined]
+        finally:
+            # The pass of the loop that this is in counts on those that were ready when it began.
+            while len(ready) < most:
+                ready.append(asyncio.Handle(_nothing, (), self, Context()))
+
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
@@ -200,3 +219,7 @@ class ProcessLoop(VirtualLoop):
                     task.get_coro().close()  # type: ignore[union-attr]
             elif not task.cancelled():
                 task.exception()
+
+
+def _nothing() -> None:
+    """What is to be done where something was to be done, and has been."""

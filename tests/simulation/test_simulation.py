@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
 
 from tests.simulation.faults import CALLS, SERVICES, STEPS, Fault, draw
 from tests.simulation.journal import Broken
-from tests.simulation.plan import plan_of
+from tests.simulation.plan import KINDS, Plan, plan_of
 from tests.simulation.run import Result, simulate
 from tests.simulation.shrink import shrink, told
 
@@ -31,7 +32,7 @@ def simulation(*arguments: str, **environment: str) -> subprocess.CompletedProce
     )
 
 
-@pytest.mark.spec("T6", "F2", "F3", "F4", "F5", "F7", "H5")
+@pytest.mark.spec("T6", "F2", "F3", "F4", "F5", "F7", "H5", "H6")
 @pytest.mark.timeout(3_600)
 def test_no_seed_breaks_a_law() -> None:
     """Nothing is lost, out of order, done twice or counted wrongly, whatever goes wrong."""
@@ -41,10 +42,10 @@ def test_no_seed_breaks_a_law() -> None:
 
 
 @pytest.mark.spec("T6")
-@pytest.mark.parametrize("dialect", [0, 1], ids=["native", "groups"])
-def test_a_few_seeds_here(dialect: int) -> None:
+@pytest.mark.parametrize("half", [0, 1], ids=["even", "odd"])
+def test_a_few_seeds_here(half: int) -> None:
     """The same in this process, where a debugger and the coverage see it."""
-    for seed in range(dialect, HERE, 2):
+    for seed in range(half, HERE, 2):
         result = simulate(seed)
         assert result.broken is None, told(result)
 
@@ -52,7 +53,7 @@ def test_a_few_seeds_here(dialect: int) -> None:
 @pytest.mark.spec("T6")
 def test_a_seed_repeats_exactly() -> None:
     """In another process, with other hashes, the same things happen at the same times."""
-    seeds = (1, 8, 14, 21)
+    seeds = (1, 3, 8, 9, 14, 21)
     here = [simulate(seed).digest for seed in seeds]
     assert [simulate(seed).digest for seed in seeds] == here
     for seed, digest in zip(seeds, here, strict=True):
@@ -67,6 +68,26 @@ def test_every_kind_of_fault_is_drawn_and_strikes() -> None:
     assert drawn == STEPS.keys() | CALLS.keys() | SERVICES.keys()
     struck = {fault.kind for seed in range(HERE) for fault in simulate(seed).struck}
     assert len(struck) >= len(drawn) - 2
+
+
+@pytest.mark.spec("T6", "H6")
+def test_every_kind_of_queue_and_of_handler_is_drawn() -> None:
+    """A fifth is without order; where a call never ends, it is cancelled or its process killed."""
+    plans = [plan_of(seed) for seed in range(1_000)]
+    assert Counter((plan.dialect, plan.count) for plan in plans) == {
+        ("native", "on_failure"): 400,
+        ("groups", "on_failure"): 400,
+        ("none", "on_failure"): 100,
+        ("none", "on_receive"): 100,
+    }
+    drawn = {(plan.ordered, plan.kind) for plan in plans if _endless(plan)}
+    assert drawn == {(ordered, kind) for ordered in (True, False) for kind in KINDS}
+    late = next(plan for plan in plans if plan.kind == "sync" and _endless(plan))
+    assert "timed out" in {event[1] for event in simulate(late.seed, ()).events}
+
+
+def _endless(plan: Plan) -> bool:
+    return any(fate.kind == "endless" for fate in plan.fates.values())
 
 
 def result_of(faults: Sequence[Fault], *needed: Fault) -> Result:

@@ -68,15 +68,17 @@ class Link:
         self._name = f"{caller.slot.name} > {callee.slot.name}"
         self._stream = stream(self._name)
         self._rows: dict[int, list[Place]] = {}
-        self._out: dict[Place, int] = {}
-        """The messages that the callee has in hand as far as the caller knows, and their calls."""
+        self._out: dict[Place, tuple[int, int]] = {}
+        """The messages that the callee has in hand as far as the caller knows: the call and the
+        holding of each."""
         self._dead = False
 
     async def run(self, header: Header, batch: MessageBatch) -> Part:
         """Carry the rows over."""
         places = [place_of(body) for body in batch.values("body")]
         self._rows[header.number] = places
-        self._out |= dict.fromkeys(places, header.number)
+        for place, holding in zip(places, batch.values("holding"), strict=True):
+            self._out[place] = (header.number, holding)
         part: Part = await self._call(self._callee.core.run, header, batch)
         return self._known(header.number, part)
 
@@ -89,7 +91,7 @@ class Link:
         places = self._rows[number]
         ended = [*part.completed, *(outcome.row for outcome in part.others)]
         for row in range(len(places)) if part.last else ended:
-            if self._out.get(places[row]) == number:
+            if self._out.get(places[row], (0, 0))[0] == number:
                 del self._out[places[row]]
         return part
 
@@ -123,8 +125,12 @@ class Link:
 
     def _heard_of_death(self) -> None:
         """It may count as an attempt of the message that was alone there, and of no other."""
-        if not self._dead and len(self._out) == 1 and self._callee.slot.role == "handler":
-            self._world.journal.died_alone(next(iter(self._out)))
+        callee = self._callee
+        # Who was killed for a time-out did not die of anything else.
+        counts = callee.slot.role == "handler" and not callee.late
+        if counts and not self._dead and len(self._out) == 1:
+            ((place, (_, holding)),) = self._out.items()
+            self._world.journal.died_alone(place, holding)
         self._dead = True
 
     def _arrive(
@@ -278,6 +284,7 @@ class FarStore:
         """Read records."""
 
         async def do() -> list[SessionRecord]:
+            self._world.journal.loaded(self._process, keys)
             return [copied(record) for record in await self._world.store.load(keys, holdings)]
 
         records: list[SessionRecord] = await self._service.call("load", do)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pipeline.batch import MessageBatch
@@ -19,13 +20,31 @@ from tests.simulation.processes import CURRENT, Process
 
 TARGET = "target"
 Kill = Callable[[Process], None]
+Hold = Callable[[Process], None]
 
 
-def handler_of(kind: str, journal: Journal, kill: Kill) -> Handler:
-    """A handler of a kind: async or sync, single or batch."""
-    make = {"async": _single, "sync": _sync, "async batch": _batch, "sync batch": _sync_batch}
-    made: Handler = make[kind](journal, kill)
-    return made
+def handler_of(kind: str, journal: Journal, kill: Kill, hold: Hold) -> Handler:
+    """A handler of a kind: async or sync, single or batch; with a state where there is order.
+
+    Args:
+        kind: a kind of the plan.
+        journal: told of what it does.
+        kill: ends the process that it runs in.
+        hold: returns when that process is dead.
+    """
+    call: Any = {
+        "async": partial(_single, journal, kill),
+        "sync": partial(_sync, journal, kill, hold),
+        "async batch": partial(_batch, journal, kill),
+        "sync batch": partial(_sync_batch, journal, kill, hold),
+    }[kind]()
+    batch = kind.endswith("batch")
+    if journal.plan.ordered:
+        return handler(state=list, batch=batch)(call)
+    # As the start of a run has it: a state needs sessions in order.
+    bare: Any = partial(call, states=None) if batch else partial(call, state=None)
+    bare.__qualname__ = kind
+    return handler(batch=batch)(bare)
 
 
 def _result(fate: Fate, attempt: int) -> BaseException | None:
@@ -41,19 +60,26 @@ def _deadly(fate: Fate, attempt: int) -> bool:
     return fate.at(attempt) in ("kills", "poison")
 
 
+def _endless(fate: Fate, attempt: int) -> bool:
+    return fate.at(attempt) == "endless"
+
+
 def _process() -> Process:
     process = CURRENT.get()
     assert process is not None
     return process
 
 
-def _start(journal: Journal, body: str, state: list[int], context: Context) -> tuple[Any, ...]:
+def _start(
+    journal: Journal, body: str, state: list[int] | None, context: Context
+) -> tuple[Any, ...]:
     """Begin one message: (its run, its fate); no run when the process is dead."""
     session, position = place = place_of(body)
     holding: int = context._batch.values("holding")[context._row]  # the fence counts turns too
     run = journal.begin(_process(), session, [(position, context.attempt)], holding)
     fate = journal.plan.fates[place]
-    state.append(position)
+    if state is not None:
+        state.append(position)
     if fate.sends:
         context.send(TARGET, Message(body.encode(), session=session))
     return run, fate
@@ -67,9 +93,8 @@ def _finish(journal: Journal, run: Runs, fate: Fate, attempt: int) -> BaseExcept
     return result
 
 
-def _single(journal: Journal, kill: Kill) -> Handler:
-    @handler(state=list)
-    async def one(body: str, state: list[int], context: Context) -> Any:
+def _single(journal: Journal, kill: Kill) -> Any:
+    async def one(body: str, context: Context, state: list[int] | None) -> Any:
         run, fate = _start(journal, body, state, context)
         if run is None:
             return None
@@ -78,23 +103,26 @@ def _single(journal: Journal, kill: Kill) -> Handler:
                 await asyncio.sleep(fate.seconds)
             if _deadly(fate, context.attempt):
                 kill(run.process)
+            if _deadly(fate, context.attempt) or _endless(fate, context.attempt):
                 await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:
-            journal.end(run, 0)
+            journal.end(run, 0, failed=0)
             raise
         return _finish(journal, run, fate, context.attempt)
 
     return one
 
 
-def _sync(journal: Journal, kill: Kill) -> Handler:
-    @handler(state=list)
-    def one(body: str, state: list[int], context: Context) -> Any:
+def _sync(journal: Journal, kill: Kill, hold: Hold) -> Any:
+    def one(body: str, context: Context, state: list[int] | None) -> Any:
         run, fate = _start(journal, body, state, context)
         if run is None:
             return None
         if _deadly(fate, context.attempt):
             kill(run.process)
+            return None
+        if _endless(fate, context.attempt):
+            hold(run.process)
             return None
         return _finish(journal, run, fate, context.attempt)
 
@@ -102,33 +130,47 @@ def _sync(journal: Journal, kill: Kill) -> Handler:
 
 
 class _Rows:
-    """The rows of one call of a batch handler."""
+    """The rows of one call of a batch handler.
 
-    def __init__(self, journal: Journal, rows: MessageBatch, states: States) -> None:
+    Those of a session go together, where there is order; else each is on its own.
+    """
+
+    def __init__(self, journal: Journal, rows: MessageBatch, states: States | None) -> None:
         self.journal = journal
         self.places = [place_of(delivery.body) for delivery in rows]
         self.attempts = [journal.attempts[place] + 1 for place in self.places]
         self.fates = [journal.plan.fates[place] for place in self.places]
-        self.runs: dict[str, Runs | None] = {}
+        self.runs: list[tuple[list[int], Runs | None]] = []
         holdings = rows.values("holding")
-        for session in dict.fromkeys(session for session, _ in self.places):
-            mine = [at for at, place in enumerate(self.places) if place[0] == session]
-            self.runs[session] = journal.begin(
+        for mine in self._together(ordered=journal.plan.ordered):
+            run = journal.begin(
                 _process(),
-                session,
+                self.places[mine[0]][0],
                 [(self.places[at][1], self.attempts[at]) for at in mine],
                 holdings[mine[0]],
             )
-        for session, position in self.places:
-            states[session].append(position)
+            self.runs.append((mine, run))
+        if states is not None:
+            for session, position in self.places:
+                states[session].append(position)
+
+    def _together(self, *, ordered: bool) -> list[list[int]]:
+        groups: dict[object, list[int]] = {}
+        for at, (session, _) in enumerate(self.places):
+            groups.setdefault(session if ordered else at, []).append(at)
+        return list(groups.values())
 
     @property
     def dead(self) -> bool:
-        return None in self.runs.values()
+        return any(run is None for _, run in self.runs)
 
     @property
     def deadly(self) -> bool:
         return any(map(_deadly, self.fates, self.attempts))
+
+    @property
+    def endless(self) -> bool:
+        return any(map(_endless, self.fates, self.attempts))
 
     def send(self, context: Context) -> None:
         for row, (fate, (session, position)) in enumerate(
@@ -139,16 +181,15 @@ class _Rows:
                 context.send(TARGET, message, row=row)
 
     def cancelled(self) -> None:
-        for run in self.runs.values():
+        for _, run in self.runs:
             if run is not None:
-                self.journal.end(run, 0)
+                self.journal.end(run, 0, failed=0 if len(self.places) == 1 else None)
 
     def finish(self) -> list[Any]:
         results = list(map(_result, self.fates, self.attempts))
         raises = next((at for at, fate in enumerate(self.fates) if self._raises(at, fate)), None)
-        for session, run in self.runs.items():
+        for mine, run in self.runs:
             assert run is not None
-            mine = [at for at, place in enumerate(self.places) if place[0] == session]
             bad = next((n for n, at in enumerate(mine) if results[at] is not None), None)
             if raises is not None:
                 self.journal.end(run, 0, failed=0 if len(self.places) == 1 else None)
@@ -164,9 +205,8 @@ class _Rows:
         return fate.at(self.attempts[at]) == "fails"
 
 
-def _batch(journal: Journal, kill: Kill) -> Handler:
-    @handler(state=list, batch=True)
-    async def many(rows: MessageBatch, states: States, context: Context) -> Any:
+def _batch(journal: Journal, kill: Kill) -> Any:
+    async def many(rows: MessageBatch, context: Context, states: States | None) -> Any:
         all_ = _Rows(journal, rows, states)
         if all_.dead:
             return None
@@ -179,6 +219,7 @@ def _batch(journal: Journal, kill: Kill) -> Handler:
             )
             if all_.deadly:
                 kill(_process())
+            if all_.deadly or all_.endless:
                 await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:
             all_.cancelled()
@@ -188,15 +229,17 @@ def _batch(journal: Journal, kill: Kill) -> Handler:
     return many
 
 
-def _sync_batch(journal: Journal, kill: Kill) -> Handler:
-    @handler(state=list, batch=True)
-    def many(rows: MessageBatch, states: States, context: Context) -> Any:
+def _sync_batch(journal: Journal, kill: Kill, hold: Hold) -> Any:
+    def many(rows: MessageBatch, context: Context, states: States | None) -> Any:
         all_ = _Rows(journal, rows, states)
         if all_.dead:
             return None
         all_.send(context)
         if all_.deadly:
             kill(_process())
+            return None
+        if all_.endless:
+            hold(_process())
             return None
         return all_.finish()
 

@@ -24,8 +24,10 @@ from tests.simulation.chance import chance, stream
 from tests.simulation.ending import QUEUE, drained
 from tests.simulation.faults import EVERYTHING, Fault, Schedule
 from tests.simulation.journal import Broken, Journal
-from tests.simulation.plan import ATTEMPTS, VISIBILITY, Plan
+from tests.simulation.plan import ATTEMPTS, GRACE, VISIBILITY, Plan
 from tests.simulation.processes import NOBODY, Process, ProcessLoop, Slot
+from tests.simulation.unordered import UnorderedJournal
+from tests.simulation.watching import WatchOver
 from tests.simulation.wire import FarBroker, FarStore, Link, Target, world_delay
 from tests.simulation.work import handler_of
 
@@ -51,13 +53,20 @@ class World:
         self.delay = world_delay(plan.seed, plan.pace)
         self._loop = loop
         self._end: asyncio.Future[None] = loop.create_future()
-        self.journal = Journal(plan, loop.time, self._tell)
-        queue = MemoryQueue(connection="m", fifo=True, sessions=plan.dialect, visibility=VISIBILITY)
+        kind = Journal if plan.ordered else UnorderedJournal
+        self.journal: Journal = kind(plan, loop.time, self._tell)
+        queue = MemoryQueue(
+            connection="m",
+            fifo=plan.ordered,
+            sessions=plan.dialect,
+            count=plan.count,
+            visibility=VISIBILITY,
+        )
         self._queues = {QUEUE: queue}
         self.broker = MemoryBroker(self._queues, self._clock("broker"))
         self.store = MemoryStore(now=self._clock("store").now)
-        self._table = SlotTable.spread(plan.handlers, plan.routers)
-        self._handler = handler_of(plan.kind, self.journal, self._kill_itself)
+        self.table = SlotTable.spread(plan.handlers, plan.routers)
+        self._handler = handler_of(plan.kind, self.journal, self._kill_itself, self._hold)
         self._retry = RetryPolicy(ATTEMPTS, 0.5, 5.0, 2.0, jitter="half")
         self._links: dict[tuple[Process, Process], Link] = {}
         self._everything_at = min(schedule.steps(EVERYTHING), default=0)
@@ -65,6 +74,7 @@ class World:
         self.handlers = self._slots("handler", plan.handlers)
         self.routers = self._slots("router", plan.routers)
         self.receivers = self._slots("receiver", plan.receivers)
+        self._watch_over = WatchOver(self)
 
     def _slots(self, role: str, count: int) -> list[Slot]:
         return [
@@ -105,7 +115,8 @@ class World:
             await self._send(later)
         await self._settled()
         self.schedule.over = True
-        await asyncio.sleep(45.0)  # what the last faults left comes to its end
+        # What the last faults left comes to its end, and so does what never ends by itself.
+        await asyncio.sleep(45.0 + self.plan.timeout + GRACE)
         await drained(self)
         if self._end.done():
             await self._end
@@ -123,7 +134,7 @@ class World:
                 Message(
                     f"{session}:{position}".encode(),
                     id=f"m-{session}-{position}",
-                    session=session,
+                    session=None if session in self.plan.nameless else session,
                 )
             )
             for session, position in places
@@ -173,7 +184,7 @@ class World:
 
     def _callers(self, slot: Slot) -> list[Slot]:
         if slot.role == "handler":
-            return [self.routers[self._table.routers[slot.number]]]
+            return [self.routers[self.table.routers[slot.number]]]
         return self.receivers if slot.role == "router" else []
 
     def _join(self, caller: Process, callee: Process) -> None:
@@ -188,8 +199,9 @@ class World:
         plan = self.plan
         settings = HandlerSettings(
             queue=QueueName(QUEUE),
-            ordered=True,
+            ordered=plan.ordered,
             retry=self._retry,
+            timeout=plan.timeout,
             concurrency=plan.concurrency,
             batch_rows=plan.batch_rows,
         )
@@ -210,7 +222,7 @@ class World:
     async def _route(self, slot: Slot, process: Process) -> None:
         links = {
             number: self._link(process, self.handlers[number].here)
-            for number, router in enumerate(self._table.routers)
+            for number, router in enumerate(self.table.routers)
             if router == slot.number
         }
         settings = RouterSettings(
@@ -219,7 +231,7 @@ class World:
             batch_rows=self.plan.batch_rows,
             batch_bytes=_BYTES,
         )
-        process.core = process.now(RouterCore, settings, links, self._table, self._fatal(process))
+        process.core = process.now(RouterCore, settings, links, self.table, self._fatal(process))
         process.now(process.core.greet)
 
     async def _receive(self, slot: Slot, process: Process) -> None:
@@ -231,7 +243,7 @@ class World:
         settings = ReceiverSettings(
             name=slot.name,
             epoch=slot.incarnations,
-            ordered=True,
+            ordered=plan.ordered,
             messages=plan.credit,
             bytes=_BYTES,
             batch_rows=plan.batch_rows,
@@ -247,7 +259,7 @@ class World:
             provider.capabilities(QUEUE),
             origin,
             [self._link(process, router.here) for router in self.routers],
-            self._table,
+            self.table,
             self._clock(process.name),
             self._fatal(process),
         )
@@ -293,6 +305,17 @@ class World:
 
     def _kill_itself(self, process: Process) -> None:
         """User code ends its process."""
+        self._lose(process, back=0.5)
+
+    def _hold(self, process: Process) -> None:
+        """User code does not end."""
+        self._watch_over.begin()
+        self._loop.hold(process)
+
+    def end_late(self, process: Process) -> None:
+        """A process is killed for what it runs, and replaced."""
+        process.late = True
+        self.journal.timed_out(process)
         self._lose(process, back=0.5)
 
     def _lose(self, process: Process, *, back: float, lingers: float = 0.0) -> None:
