@@ -232,6 +232,42 @@ BUGS = (
 """,
         start=220,
     ),
+    Bug(
+        "a release is an attempt",
+        "H5: without order a release is never an attempt",
+        "pipeline.stages.receiver",
+        """        failed = outcome.kind is Kind.RETRY and outcome.counted
+""",
+        """        failed = True
+""",
+    ),
+    Bug(
+        "without order the record is not read",
+        "F4: a message that is in the record is not handled again",
+        "pipeline.stages.stints",
+        """        if self.record.has(run.source, message) or self._handled(run, message):
+""",
+        """        if here.ordered and self.record.has(run.source, message):
+""",
+    ),
+    Bug(
+        "a time-out is not an attempt",
+        "H6: a sync handler that was killed for its time-out has had an attempt",
+        "pipeline.stages.router",
+        """        sure = way.alive and (self.alone or way.sole or len(way.overdue) == 1)
+""",
+        """        sure = way.alive and (self.alone or way.sole) and not way.overdue
+""",
+    ),
+    Bug(
+        "a time-out is everybody's attempt",
+        "H6: only the message that ran for too long has had an attempt, the others are released",
+        "pipeline.stages.router",
+        """            if way.overdue and (self.number, row) not in way.overdue:
+                return Outcome(row, Kind.RELEASED)
+""",
+        "",
+    ),
 )
 
 
