@@ -495,6 +495,8 @@ class HandlerCore:
         except GivenUp:
             failed = (-1, 0.0)
         if failed is not None:
+            if not self._by_session:
+                self._outbox.forget(stint.lane.key)
             sequence, delay = failed
             kept: list[Place] = []
             late: list[Place] = []

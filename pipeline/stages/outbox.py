@@ -73,6 +73,14 @@ class Outbox:
         delay = self._retry.delay(min(tries, 30), self._clock.random())
         return waiting[confirmed].sequence, max(delay, error.retry_after or 0.0)
 
+    def forget(self, key: str) -> None:
+        """Another handler may try next, as nothing ties a message without order to this one.
+
+        Kept until it was sent from here, it might count as unsent for ever; so its delay does not
+        grow.
+        """
+        self._failed.pop(key, None)
+
     async def _results(self, queue: str, messages: list[Message]) -> Sequence[Sent | QueueError]:
         if self._send is None:
             return [QueueError(f"this handler has no way to send to {queue}")]

@@ -549,6 +549,18 @@ async def test_a_handler_without_a_way_to_send_keeps_what_it_sends() -> None:
         assert len((await rig.record("m1")).outbox) == 1
 
 
+@pytest.mark.spec("H3", "F5")
+async def test_what_another_handler_may_send_does_not_count_as_unsent_here() -> None:
+    """Without order the message may go to another handler next; this one never hears of it."""
+    async with Rig(sender([]), ordered=False) as rig:
+        rig.target.errors = [QueueFull("full")]
+        _, others = await rig.call(rows("a", session=None))
+        assert not others[0].counted
+        assert rig.core.stats()["unsent"] == 0
+        assert await rig.run(rows("a", session=None)) == ["completed"]
+        assert [body for _, _, body in rig.target.taken] == [b"a"]
+
+
 @pytest.mark.spec("P10", "H3")
 async def test_a_defect_while_sending_is_told() -> None:
     """A task that dies is never silence."""
