@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pipeline.batch import MessageBatch
 
 
-_PAUSE = 0.2
-"""Seconds from a turn of which nothing was tried to the next one."""
+PAUSE = 0.2
+"""Seconds until what came back untried goes out again: a turn, or a row without order."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -134,7 +134,7 @@ class Turns:
         # All of a turn came back untried: who refuses it, of an older holding as a rule, would
         # refuse the next one in the same moment.
         vain = not self.tried and len(self.waiting) >= self.resumed
-        return max(self.resume_at, self.resumed_at + _PAUSE) if vain else self.resume_at
+        return max(self.resume_at, self.resumed_at + PAUSE) if vain else self.resume_at
 
     def gives_back(self, now: float) -> bool:
         """Whether the time has come to give the session back instead of trying again."""

@@ -37,7 +37,7 @@ from pipeline.stages.locks import Locks
 from pipeline.stages.outgo import Call, Outgo
 from pipeline.stages.settling import How, Settler
 from pipeline.telemetry.counters import Histogram
-from pipeline.turns import Held, Turns
+from pipeline.turns import PAUSE, Held, Turns
 
 _log = logging.getLogger("queue_runtime.receive")
 
@@ -447,7 +447,9 @@ class ReceiverCore:
             return
         if failed:
             held = replace(held, failures=held.failures + 1)
-        self._again.later(held, outcome.delay)
+        # Who refused it, without having begun it, would refuse it again in the same moment.
+        pause = PAUSE if outcome.kind is Kind.RELEASED else 0.0
+        self._again.later(held, max(outcome.delay, pause))
 
     def _advance(self, turns: Turns) -> None:
         """Do what is due about a stopped session, or come back when it is."""

@@ -50,6 +50,15 @@ def test_a_few_seeds_here(half: int) -> None:
         assert result.broken is None, told(result)
 
 
+@pytest.mark.spec("T6", "F4", "F5")
+@pytest.mark.parametrize("seed", [64, 1_149, 10_184])
+def test_what_a_seed_has_found_is_mended(seed: int) -> None:
+    """All without order: a message twice in a batch, refused rows sent round and round, a count of
+    what is unsent that nobody took back."""
+    result = simulate(seed)
+    assert result.broken is None, told(result)
+
+
 @pytest.mark.spec("T6")
 def test_a_seed_repeats_exactly() -> None:
     """In another process, with other hashes, the same things happen at the same times."""
