@@ -19,7 +19,7 @@ import ray
 from actors.calls import answer, end
 from pipeline.errors import QueueError
 from pipeline.slots import SlotTable
-from pipeline.stages.calls import ProcessDied
+from pipeline.stages.calls import ProcessDied, RunRow
 from pipeline.stages.supervisor import Parts, Said
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class _Handler(_Member):
             with contextlib.suppress(QueueError):
                 await answer(router.join.remote(self.number, self.actor))
 
-    async def blame(self, rows: Sequence[tuple[int, int]]) -> None:
+    async def blame(self, rows: Sequence[RunRow]) -> None:
         """Tell its router which rows it is ended for."""
         router = self.crew.routers[self.crew.table.routers[self.number]].actor
         await answer(router.overdue.remote(self.number, rows))

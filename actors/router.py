@@ -13,7 +13,7 @@ from actors.process import Process, process, tune
 from pipeline.batch import MessageBatch
 from pipeline.outcomes import Part
 from pipeline.slots import SlotTable
-from pipeline.stages.calls import Header, RunCalls
+from pipeline.stages.calls import Header, RunCalls, RunRow
 from pipeline.stages.router import RouterCore, RouterSettings
 from pipeline.stages.supervisor import Said
 
@@ -49,7 +49,7 @@ class RouterActor:
         await self._started().join(number, RemoteRuns(handler))
 
     @ray.method
-    async def overdue(self, number: int, rows: Sequence[tuple[int, int]]) -> None:
+    async def overdue(self, number: int, rows: Sequence[RunRow]) -> None:
         """A handler is about to be ended for these rows."""
         self._started().overdue(number, rows)
 

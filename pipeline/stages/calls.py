@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from pipeline.admission import Admission
 from pipeline.batch import MessageBatch
@@ -57,6 +57,10 @@ class Header:
     alone: bool = False
     generation: int = 0
     voids: int = 0
+
+
+RunRow: TypeAlias = tuple[int, int, int]
+"""A row that a handler runs, as its router knows it: the router's epoch, the call, the row."""
 
 
 class RunCalls(Protocol):

@@ -26,7 +26,7 @@ from pipeline.handlers.run import Runner
 from pipeline.names import QueueName
 from pipeline.outcomes import Kind, Outcome, OutcomeBook, Part
 from pipeline.retry import RetryPolicy
-from pipeline.stages.calls import Header, Reception
+from pipeline.stages.calls import Header, Reception, RunRow
 from pipeline.stages.outbox import Outbox, SendMany
 from pipeline.stages.patience import GivenUp, PatientStore
 from pipeline.stages.stints import (
@@ -191,21 +191,16 @@ class HandlerCore:
         """Why nothing begins or is committed for now: what the store said last."""
         return self._store.paused
 
-    def overdue(self) -> list[tuple[int, int]]:
+    def overdue(self) -> list[RunRow]:
         """What a sync handler runs for so long that only its process's end can end it (SPEC H6).
 
         Callable from any thread.
-
-        Returns:
-            (call, row) of each such row.
         """
         latest = self._monotonic() - self._settings.timeout - _GRACE
         found = []
         for began, stints in list(self._jobs.values()):
             if began < latest:
-                found += [
-                    (run.number, row) for stint in stints for run, row in tuple(stint.running)
-                ]
+                found += [(*run.call, row) for stint in stints for run, row in tuple(stint.running)]
         return found
 
     def _late(self) -> bool:
@@ -260,7 +255,7 @@ class HandlerCore:
         book = OutcomeBook(len(batch), PART, first=PART)
         self._note(header)
         if len(batch):
-            self._queue(Run(batch, book, header.source, header.number))
+            self._queue(Run(batch, book, header.source, (header.epoch, header.number)))
         return book
 
     def _queue(self, run: Run) -> None:

@@ -18,7 +18,7 @@ from pipeline.batch import MessageBatch
 from pipeline.errors import ValidationError
 from pipeline.outcomes import Kind, Outcome, OutcomeBook, Part
 from pipeline.slots import SlotTable
-from pipeline.stages.calls import Header, Line, Reception, RunCalls
+from pipeline.stages.calls import Header, Line, Reception, RunCalls, RunRow
 
 _UNANSWERED = 2
 """Runs a handler may have without a first answer: one it works on, one that waits for it."""
@@ -79,6 +79,7 @@ class RouterCore:
         table: SlotTable,
         fatal: Callable[[BaseException], None],
     ) -> None:
+        self._epoch = settings.epoch
         self._table = table
         self._own = sorted(handlers)
         line = partial(Line, settings.name, settings.epoch, fatal=fatal)
@@ -107,14 +108,16 @@ class RouterCore:
         """A new handler took the place of one that is dead, or will be found to be."""
         await self._ways[handler].join(calls)
 
-    def overdue(self, handler: int, rows: Sequence[tuple[int, int]]) -> None:
+    def overdue(self, handler: int, rows: Sequence[RunRow]) -> None:
         """A handler is about to be killed for these rows, which have run for too long.
 
         Args:
             handler: its number.
-            rows: (call, row) of each: they, and no others, have failed when it has died.
+            rows: they, and no others, have failed when it has died. Those that a router before
+                this one sent are nobody's here.
         """
-        self._ways[handler].overdue.update(rows)
+        mine = [(call, row) for epoch, call, row in rows if epoch == self._epoch]
+        self._ways[handler].overdue.update(mine)
 
     async def drain(self) -> None:
         """Drain 2: what has not gone to a handler comes back."""

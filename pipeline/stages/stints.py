@@ -32,24 +32,24 @@ class Run:
         "batch",
         "below",
         "book",
+        "call",
         "counts",
         "died",
         "failures",
         "holdings",
         "ids",
-        "number",
         "sequences",
         "source",
         "turns",
     )
 
     def __init__(
-        self, batch: MessageBatch, book: OutcomeBook, source: str, number: int = 0
+        self, batch: MessageBatch, book: OutcomeBook, source: str, call: tuple[int, int] = (0, 0)
     ) -> None:
         self.batch = batch
         self.book = book
         self.source = source
-        self.number = number
+        self.call = call
         self.ids = batch.provider_ids()
         self.sequences = batch.values("sequence")
         self.holdings = batch.values("holding")

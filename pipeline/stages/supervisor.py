@@ -17,7 +17,7 @@ from typing import Protocol
 from pipeline.errors import ConfigurationError, QueueError
 from pipeline.providers.port import Depth
 from pipeline.retry import RetryPolicy
-from pipeline.stages.calls import ProcessDied
+from pipeline.stages.calls import ProcessDied, RunRow
 from pipeline.stages.drain import (
     Drained,
     HandlerControl,
@@ -46,7 +46,7 @@ class Said:
         error: why it can't go on, if it can't.
         latency: of a receiver, its histogram's counts.
         paused: why it waits, if it does: for a state store that does not work.
-        overdue: of a handler, (call, row) of what has run for so long that its process must end.
+        overdue: of a handler, what has run for so long that its process must end.
         breakers: of a connection, by direction: the breaker's state, and since when it is not
             closed, in seconds since 1970.
     """
@@ -55,7 +55,7 @@ class Said:
     error: str | None = None
     latency: Sequence[int] | None = None
     paused: str | None = None
-    overdue: Sequence[tuple[int, int]] = ()
+    overdue: Sequence[RunRow] = ()
     breakers: Mapping[str, tuple[str, float | None]] = field(default_factory=dict)
 
 
@@ -87,7 +87,7 @@ class WatchedRouter(Watched, RouterControl, Protocol):
 class WatchedHandler(Watched, HandlerControl, Protocol):
     """A handler."""
 
-    async def blame(self, rows: Sequence[tuple[int, int]]) -> None:
+    async def blame(self, rows: Sequence[RunRow]) -> None:
         """Its process is about to be ended because of these rows: tell who will miss them."""
 
 
@@ -292,7 +292,7 @@ class _Post:
         self,
         actor: Watched,
         limit: float,
-        blame: Callable[[Sequence[tuple[int, int]]], Awaitable[None]] | None = None,
+        blame: Callable[[Sequence[RunRow]], Awaitable[None]] | None = None,
     ) -> None:
         self._actor = actor
         self._limit = limit
@@ -371,7 +371,7 @@ class _Post:
             if self._said.overdue:
                 self._replace("ran a message for longer than its time-out", self._said.overdue)
 
-    def _replace(self, why: str, rows: Sequence[tuple[int, int]]) -> None:
+    def _replace(self, why: str, rows: Sequence[RunRow]) -> None:
         if self._stopped or self._replacing is not None:
             return
         if self.asked is not None:
@@ -386,7 +386,7 @@ class _Post:
             self._latency_before.merge(Histogram(said.latency))
         self._replacing = asyncio.ensure_future(self._until_replaced(rows))
 
-    async def _until_replaced(self, rows: Sequence[tuple[int, int]]) -> None:
+    async def _until_replaced(self, rows: Sequence[RunRow]) -> None:
         attempt = 0
         while True:
             try:

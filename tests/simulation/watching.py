@@ -12,7 +12,7 @@ from typing import Protocol
 
 from pipeline.providers.port import Depth
 from pipeline.slots import SlotTable
-from pipeline.stages.calls import ProcessDied
+from pipeline.stages.calls import ProcessDied, RunRow
 from pipeline.stages.drain import Limits
 from pipeline.stages.supervisor import Parts, Said, Supervisor
 from tests.simulation.plan import GRACE, Plan
@@ -79,7 +79,7 @@ class _Place:
             return Said()
         return Said(overdue=process.core.overdue())
 
-    async def blame(self, rows: Sequence[tuple[int, int]]) -> None:
+    async def blame(self, rows: Sequence[RunRow]) -> None:
         """Tell its router which rows it is ended for."""
         number = self._slot.number
         router = self._cluster.routers[self._cluster.table.routers[number]]

@@ -232,7 +232,7 @@ async def test_a_look_at_a_crew_that_is_all_dead_waits_for_nobody() -> None:
 async def test_rows_that_ran_for_too_long_are_blamed_before_their_process_is_ended() -> None:
     """Who will miss them has to know which they were, also when it is tried again."""
     rig = Rig()
-    rig.handler.said = Said({"handled": 1}, overdue=[(4, 2)])
+    rig.handler.said = Said({"handled": 1}, overdue=[(1, 4, 2)])
     rig.handler.fails = [Timeout("no room")]
     figures = await rig.look()
     assert figures.missing == [
@@ -240,7 +240,7 @@ async def test_rows_that_ran_for_too_long_are_blamed_before_their_process_is_end
     ]
     await asyncio.sleep(5)
     assert [step[0] for step in rig.handler.journal] == ["blame", "replace"] * 2
-    assert rig.handler.journal[0][1] == ((4, 2),)
+    assert rig.handler.journal[0][1] == ((1, 4, 2),)
     assert (await rig.look()).replaced == 1
 
 
