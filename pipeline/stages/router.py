@@ -314,7 +314,8 @@ class _Way:
             rows = [
                 row
                 for row, (session, id_) in enumerate(keys)
-                if gone(id_ if session is None else session, held[row])
+                # Without order a session is a label, and a lost lock is named by its message.
+                if gone(id_, held[row]) or (session is not None and gone(session, held[row]))
             ]
             if rows:
                 _release(waiting.take(rows))

@@ -450,9 +450,11 @@ async def test_what_waits_for_a_handler_comes_back_when_its_lock_ends() -> None:
     rig = Rig()
     busy = [await rig.send(rows("x", session=MINE[1])) for _ in range(2)]
     waiting = await rig.send(rows("a", "b", session=[MINE[0], MINE[2]]), alone=True)
-    await rig.send(MessageBatch.empty(), lost=((MINE[0], 1), (MINE[2], 0)))
+    labelled = await rig.send(rows("c", "d", session=[MINE[1], MINE[1]]), alone=True)
+    await rig.send(MessageBatch.empty(), lost=((MINE[0], 1), (MINE[2], 0), ("d", 1)))
     assert {row: one.kind for row, one in waiting.others.items()} == {0: Kind.RELEASED}
-    assert rig.handler.headers[-1].lost == ((MINE[0], 1), (MINE[2], 0))
+    assert {row: one.kind for row, one in labelled.others.items()} == {1: Kind.RELEASED}
+    assert rig.handler.headers[-1].lost == ((MINE[0], 1), (MINE[2], 0), ("d", 1))
     await rig.core.drain()
     await settle()
     assert len(waiting.others) == 2
