@@ -42,8 +42,8 @@ def own_ray(**options: Any) -> Iterator[None]:
 
 
 @contextmanager
-def own_head(env: Mapping[str, str], until: int, *options: str) -> Iterator[None]:
-    """A head in a process of its own, ended afterwards.
+def own_head(env: Mapping[str, str], until: int, *options: str) -> Iterator[Path]:
+    """A head in a process of its own, ended afterwards; the folder of its sessions.
 
     Args:
         env: its environment.
@@ -67,7 +67,7 @@ def own_head(env: Mapping[str, str], until: int, *options: str) -> Iterator[None
         )
         try:
             _wait(head, until)
-            yield
+            yield Path(short)
         finally:
             head.terminate()
             try:

@@ -106,7 +106,15 @@ class Queues:
             if settings.create:
                 await self._create(name)
                 await self._create_dead(name, settings)
-            self._found[queue] = await self._look(name, settings)
+            try:
+                self._found[queue] = await self._look(name, settings)
+            except QueueNotFound as error:
+                meta = self._sdk.rest.meta
+                raise QueueNotFound(
+                    f"queue {queue}: there is no {name} at SQS in {meta.region_name} "
+                    f"({meta.endpoint_url}): make it, correct queues.{queue}.name or the "
+                    "connection's region, or set create: true"
+                ) from error
         return self._found[queue]
 
     async def dead(self, queue: str) -> Found:
