@@ -20,6 +20,8 @@ from pipeline.outcomes import Kind, Outcome, OutcomeBook, Part
 from pipeline.slots import SlotTable
 from pipeline.stages.calls import Header, Line, Reception, RunCalls, RunRow
 
+_NONE_OF_OURS = (0, 0)
+"""Names no row: calls are numbered from 1."""
 _UNANSWERED = 2
 """Runs a handler may have without a first answer: one it works on, one that waits for it."""
 
@@ -113,11 +115,11 @@ class RouterCore:
 
         Args:
             handler: its number.
-            rows: they, and no others, have failed when it has died. Those that a router before
-                this one sent are nobody's here.
+            rows: they, and no others, have failed when it has died: none of ours, where a router
+                before this one had sent them.
         """
         mine = [(call, row) for epoch, call, row in rows if epoch == self._epoch]
-        self._ways[handler].overdue.update(mine)
+        self._ways[handler].overdue.update(mine or [_NONE_OF_OURS])
 
     async def drain(self) -> None:
         """Drain 2: what has not gone to a handler comes back."""

@@ -235,9 +235,13 @@ async def test_rows_that_are_blamed_died_and_all_others_are_released(
     # The next one has not been blamed for anything: its numbers begin anew.
     new = await rig.replace()
     sent = await rig.send(rows("a", "b"), generation=1)
-    rig.core.overdue(0, [(2, 1, 1)])
     await new.die()
     assert sent.words == ["died uncounted"] * 2
+    newer = await rig.replace()
+    sent = await rig.send(rows("a"), generation=2)
+    rig.core.overdue(0, [(2, 1, 0)])
+    await newer.die()
+    assert sent.words == ["released"]
 
 
 @pytest.mark.spec("F3", "F7")
