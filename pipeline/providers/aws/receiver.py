@@ -156,7 +156,7 @@ class SqsReceiver:
                 (few if held[group] <= want.per_session else surplus).append(receipt)
             kept = few
         if surplus:
-            self._polls.later(self._change(surplus, _LATER))
+            self._polls.later(self._give(surplus, _LATER))
         return kept
 
     def _received(self, receipts: list[Receipt], deadline: float) -> Received:
@@ -192,7 +192,7 @@ class SqsReceiver:
     async def _give_back(self, poll: Poll) -> None:
         """What came for nobody is free again at once."""
         receipts = [Receipt(message, poll.since, math.inf) for message in poll.messages]
-        failures = await self._change(receipts, 0)
+        failures = await self._give(receipts, 0)
         if failures:
             _log.warning(
                 "queue %s: %d messages that came for nobody come again when their locks end: %s",
@@ -231,7 +231,7 @@ class SqsReceiver:
                 stuck = {group_of(receipt.message) for receipt in back}
                 back += [one for one in kept if group_of(one.message) in stuck]
                 kept = [one for one in kept if group_of(one.message) not in stuck]
-            await self._change(back, _LATER)
+            await self._give(back, _LATER)
         return kept
 
     def _is_expired(self, message: Raw, now: float) -> bool:
@@ -256,12 +256,12 @@ class SqsReceiver:
         if delay and self._settings.fifo:
             hint = "keep the message, renew it, and abandon it when the delay is over"
             raise Unsupported("abandon with a delay", f"{PROVIDER} (FIFO)", hint)
-        return await self._settle(receipts, lambda some: self._change(some, math.ceil(delay)))
+        return await self._settle(receipts, lambda some: self._give(some, math.ceil(delay)))
 
     async def release(self, receipts: Sequence[Receipt]) -> Failures:
         """Nobody handled them: deliver them again now, in front."""
         self._guard.check()
-        return await self._settle(receipts, lambda some: self._change(some, 0))
+        return await self._settle(receipts, lambda some: self._give(some, 0))
 
     async def dead_letter(
         self, receipts: Sequence[Receipt], reasons: Sequence[DeadLetter]
@@ -279,19 +279,23 @@ class SqsReceiver:
         """Prolong message locks by the queue's lock duration from now."""
         now = self._guard.check().time()
         failures = self._refused(receipts)
-        going = [at for at in range(len(receipts)) if at not in failures]
-        # From its receipt on SQS keeps a message for 12 h at most.
-        longest = min((MAX_LOCK - (now - receipts[at].received) for at in going), default=MAX_LOCK)
-        seconds = math.floor(min(self._lock, longest))
-        if seconds < 1:
-            over = MessageLockLost(f"{PROVIDER} keeps no message locked for more than 12 h")
-            return Renewed(now, failures | dict.fromkeys(going, over))
-        found = await self._change([receipts[at] for at in going], seconds, settles=False)
+        going: list[int] = []
+        lasts: list[int] = []
+        for at, receipt in enumerate(receipts):
+            # From its receipt on SQS keeps a message for 12 h at most.
+            left = math.floor(min(self._lock, MAX_LOCK - (now - receipt.received)))
+            if at not in failures and left < 1:
+                failures[at] = MessageLockLost("SQS keeps no message locked for more than 12 h")
+            elif at not in failures:
+                going.append(at)
+                lasts.append(left)
+        entries = [_change(receipts[at], left) for at, left in zip(going, lasts, strict=True)]
+        found = await self._batches.each(CHANGE, self._settings.url, entries)
         failures |= {going[at]: error for at, error in found.items()}
-        for at in going:
+        for at, left in zip(going, lasts, strict=True):
             if at not in failures:
-                receipts[at].deadline = now + seconds
-        return Renewed(now + seconds, failures)
+                receipts[at].deadline = now + left
+        return Renewed(now + min(lasts, default=0), failures)
 
     async def _settle(self, receipts: Sequence[Receipt], act: Callable[..., Any]) -> Failures:
         """Settle those that are in hand; the others are refused without a call."""
@@ -319,14 +323,10 @@ class SqsReceiver:
         entries = [{"ReceiptHandle": receipt.handle} for receipt in receipts]
         return self._ended(receipts, await self._batches.each(DELETE, self._settings.url, entries))
 
-    async def _change(
-        self, receipts: Sequence[Receipt], seconds: int, *, settles: bool = True
-    ) -> Failures:
-        entries = [
-            {"ReceiptHandle": receipt.handle, "VisibilityTimeout": seconds} for receipt in receipts
-        ]
-        failures = await self._batches.each(CHANGE, self._settings.url, entries)
-        return self._ended(receipts, failures) if settles else failures
+    async def _give(self, receipts: Sequence[Receipt], seconds: int) -> Failures:
+        """Give them back: to be delivered again after so many seconds."""
+        entries = [_change(receipt, seconds) for receipt in receipts]
+        return self._ended(receipts, await self._batches.each(CHANGE, self._settings.url, entries))
 
     async def _move(self, receipts: Sequence[Receipt], reasons: Sequence[DeadLetter]) -> Failures:
         failures = await self._dead_letters.copy([one.message for one in receipts], reasons)
@@ -397,7 +397,7 @@ class SqsReceiver:
         if self._gathering is not None:
             self._gathering.cancel()
         left = list(self._in_hand)
-        failures = await self._change(left, 0)
+        failures = await self._give(left, 0)
         lost = [error for error in failures.values() if not isinstance(error, MessageLockLost)]
         if lost:
             _log.warning(
@@ -409,3 +409,7 @@ class SqsReceiver:
             )
         await self._polls.close()
         self._forget(self)
+
+
+def _change(receipt: Receipt, seconds: int) -> dict[str, Any]:
+    return {"ReceiptHandle": receipt.handle, "VisibilityTimeout": seconds}
