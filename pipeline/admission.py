@@ -71,7 +71,7 @@ class Admission:
             number += 1
         self._next[caller] = (epoch, number)
         waiter = self._early.pop((caller, number), None)
-        if waiter is not None and not waiter.done():
+        if waiter is not None:
             waiter.set_result(None)
 
     def give_up(self, caller: str, number: int) -> bool:
@@ -93,6 +93,4 @@ class Admission:
         return True
 
     def _refuse(self, key: tuple[str, int], why: str) -> None:
-        waiter = self._early.pop(key)
-        if not waiter.done():
-            waiter.set_exception(Closed(why))
+        self._early.pop(key).set_exception(Closed(why))

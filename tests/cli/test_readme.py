@@ -22,7 +22,7 @@ def blocks(language: str) -> list[str]:
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The README's handler and configuration, in the current directory."""
     handler, *_ = blocks("python")
-    (config,) = blocks("yaml")
+    config, *_ = blocks("yaml")
     (tmp_path / "shop.py").write_text(handler)
     (tmp_path / "shop.yaml").write_text(config)
     monkeypatch.chdir(tmp_path)
@@ -34,6 +34,18 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.spec("T4")
 def test_the_configuration_of_the_readme_is_right(shop: Path, command: Callable[..., Any]) -> None:
     """`queue-runtime check shop.yaml` accepts it."""
+    ended = command("check", "shop.yaml")
+    assert (ended.code, ended.err) == (0, "")
+
+
+@pytest.mark.spec("T4", "P1")
+def test_the_configuration_for_sqs_moves_the_same_pipeline(
+    shop: Path, command: Callable[..., Any]
+) -> None:
+    """Its connections and queues in the place of the first ones."""
+    first, sqs = blocks("yaml")
+    kept = re.sub(r"^(connections|queues):.*\n(  .*\n)*", "", first, flags=re.MULTILINE)
+    (shop / "shop.yaml").write_text(sqs + kept)
     ended = command("check", "shop.yaml")
     assert (ended.code, ended.err) == (0, "")
 

@@ -15,10 +15,10 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import pytest
 
 from pipeline.errors import ConfigurationError, QueueError, QueueFull, ValidationError
-from pipeline.examples.flights import NO_TAIL, Flight, Flights, Tally, on_flight
+from pipeline.examples.flights import NO_TAIL, Flight, Flights, January, Tally, on_flight
 from pipeline.examples.flights_expected import expected_figures, find_flights, read_flights
 from pipeline.message import Message
-from pipeline.providers.port import Sent
+from pipeline.providers.port import Depth, Sent
 
 SMALL = 3_000
 AIRCRAFT = "N14542"
@@ -260,3 +260,30 @@ async def test_feeding_ends_with_the_first_other_error(small: Path) -> None:
     with pytest.raises(ValidationError, match="is missing"):
         await Flights(small).feed(client)
     assert client.calls == [2_000]
+
+
+@pytest.mark.spec("F9")
+async def test_january_is_fed_as_the_queue_empties(small: Path) -> None:
+    """Only that month's flights, and never more than a portion beside those that wait."""
+
+    class Client:
+        def __init__(self) -> None:
+            self.waiting = 0
+            self.sent = 0
+            self.most = 0
+
+        async def send_many(self, queue: str, messages: Sequence[Message]) -> list[Sent]:
+            self.sent += len(messages)
+            self.waiting += len(messages)
+            self.most = max(self.most, self.waiting)
+            return [Sent() for _ in messages]
+
+        async def depth(self, queue: str) -> Depth:
+            self.waiting = max(0, self.waiting - 300)
+            return Depth(available=self.waiting or None)
+
+    client = Client()
+    await January(small).feed(client)  # type: ignore[arg-type]
+    assert client.sent == SMALL
+    assert client.most <= 1_000
+    assert sum(one.flights for one in expected_figures(find_flights(), 1).values()) == 27_004
