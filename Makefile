@@ -103,7 +103,7 @@ faults: $(STAMP)
 	@echo "--- processes that die"
 	$(PYTEST) tests/faults --timeout=300
 
-notebooks: $(STAMP)
+notebooks: $(STAMP) $(SERVERS)
 	@if [ -d notebooks ]; then echo "--- notebooks"; $(PYTEST) --nbmake notebooks --timeout=600; fi
 
 # --- beside the gate ------------------------------------------------------------------------------
