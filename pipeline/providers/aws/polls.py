@@ -105,6 +105,7 @@ class Polls:
         # Of a receive whose answer was lost SQS FIFO gives the same messages again to its id.
         self._unanswered: deque[str] = deque(maxlen=most)
         self._open: set[asyncio.Task[Poll]] = set()
+        self._alone: set[asyncio.Task[Poll]] = set()
         self._orphans: set[asyncio.Task[Any]] = set()
         self._width = 1
 
@@ -193,11 +194,14 @@ class Polls:
         self, tasks: list[asyncio.Task[Poll]] | set[asyncio.Task[Poll]]
     ) -> set[asyncio.Task[Poll]]:
         """Until the first is done. Cancelled, all are left: what they bring is given back."""
+        # Of one that is done its callback is under way and can't be taken back: it looks here.
+        self._alone.difference_update(tasks)
         for task in tasks:
             task.remove_done_callback(self._came_for_nobody)
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
+            self._alone.update(tasks)
             for task in tasks:
                 task.add_done_callback(self._came_for_nobody)
             raise
@@ -226,6 +230,9 @@ class Polls:
         return Poll(list(answer.get("Messages") or ()), since)
 
     def _came_for_nobody(self, task: asyncio.Task[Poll]) -> None:
+        if task not in self._alone:
+            return  # somebody took it up as it ended
+        self._alone.discard(task)
         self._open.discard(task)
         if task.cancelled():
             return

@@ -113,7 +113,7 @@ class SqsReceiver:
         self._lock = float(math.ceil(settings.visibility))
         self._holding = 0
         self._sequence = 0
-        self._gathering: asyncio.Task[Any] | None = None
+        self._bringing: asyncio.Task[Received] | None = None
         self._in_hand: set[Receipt] = set()
         self._closing: asyncio.Task[None] | None = None
         self.expired = 0
@@ -123,25 +123,37 @@ class SqsReceiver:
     async def receive(self, want: Want) -> Received:
         """Bring messages, waiting for the first one; the moment there is one it returns."""
         loop = self._guard.check()
-        gather = self._polls.gather(want.messages, want.bytes, want.wait)
-        self._gathering = loop.create_task(gather)
+        self._bringing = bringing = loop.create_task(self._bring(want))
         try:
-            gathered = await self._gathering
+            received = await bringing
         except asyncio.CancelledError:
+            if bringing.done() and not bringing.cancelled() and bringing.exception() is None:
+                # Cancelled when it had come already: it is nobody's.
+                self._polls.later(self._settle(bringing.result().receipts, self._free))
             task = asyncio.current_task()
             if self._guard.closed and not (task is not None and task.cancelling()):
-                raise Closed(f"the receiver of queue {self._settings.queue} was closed") from None
+                raise self._was_closed() from None
             raise
         finally:
-            self._gathering = None
+            self._bringing = None
+        if self._guard.closed:
+            raise self._was_closed()  # and what came was given back with all that was in hand
+        return received
+
+    def _was_closed(self) -> Closed:
+        return Closed(f"the receiver of queue {self._settings.queue} was closed")
+
+    async def _bring(self, want: Want) -> Received:
+        gathered = await self._polls.gather(want.messages, want.bytes, want.wait)
         if not gathered.polls:
-            return Received(MessageBatch.empty(), [], loop.time() + self._lock)
+            deadline = asyncio.get_running_loop().time() + self._lock
+            return Received(MessageBatch.empty(), [], deadline)
         receipts = [
             Receipt(message, poll.since, poll.since + self._lock)
             for poll in gathered.polls
             for message in poll.messages
         ]
-        kept = await self._without_expired(self._within(receipts, want))
+        kept = await self._fresh(self._within(receipts, want))
         return self._received(kept, min(poll.since for poll in gathered.polls) + self._lock)
 
     def _within(self, receipts: list[Receipt], want: Want) -> list[Receipt]:
@@ -192,7 +204,7 @@ class SqsReceiver:
     async def _give_back(self, poll: Poll) -> None:
         """What came for nobody is free again at once."""
         receipts = [Receipt(message, poll.since, math.inf) for message in poll.messages]
-        failures = await self._give(receipts, 0)
+        failures = await self._free(receipts)
         if failures:
             _log.warning(
                 "queue %s: %d messages that came for nobody come again when their locks end: %s",
@@ -203,18 +215,34 @@ class SqsReceiver:
 
     # --- what is too old --------------------------------------------------------------------------
 
-    async def _without_expired(self, receipts: list[Receipt]) -> list[Receipt]:
+    async def _fresh(self, receipts: list[Receipt]) -> list[Receipt]:
+        """Those that are not too old; cancelled, it disposes of the others and frees these."""
+        expired = self._expired(receipts)
+        if not expired:
+            return receipts
+        loop = asyncio.get_running_loop()
+        disposing = loop.create_task(self._without(expired, receipts))
+        try:
+            return await asyncio.shield(disposing)
+        except asyncio.CancelledError:
+            self._polls.later(self._free_after(disposing))
+            raise
+
+    async def _free_after(self, disposing: asyncio.Task[list[Receipt]]) -> None:
+        await self._free(await disposing)
+
+    def _expired(self, receipts: list[Receipt]) -> list[Receipt]:
+        if self._settings.dead_letters:
+            return []
+        now = self._clock.now()
+        return [receipt for receipt in receipts if self._is_expired(receipt.message, now)]
+
+    async def _without(self, expired: list[Receipt], receipts: list[Receipt]) -> list[Receipt]:
         """SQS keeps no time to live: it is judged here, before anybody handles the message.
 
         Of a group nothing goes on before its expired message is disposed of; where that can't be
         done it is given back with those behind it.
         """
-        if self._settings.dead_letters:
-            return receipts
-        now = self._clock.now()
-        expired = [receipt for receipt in receipts if self._is_expired(receipt.message, now)]
-        if not expired:
-            return receipts
         gone = set(expired)
         failures = await self._dispose(expired)
         self.expired += len(expired) - len(failures)
@@ -261,7 +289,7 @@ class SqsReceiver:
     async def release(self, receipts: Sequence[Receipt]) -> Failures:
         """Nobody handled them: deliver them again now, in front."""
         self._guard.check()
-        return await self._settle(receipts, lambda some: self._give(some, 0))
+        return await self._settle(receipts, self._free)
 
     async def dead_letter(
         self, receipts: Sequence[Receipt], reasons: Sequence[DeadLetter]
@@ -327,6 +355,9 @@ class SqsReceiver:
         """Give them back: to be delivered again after so many seconds."""
         entries = [_change(receipt, seconds) for receipt in receipts]
         return self._ended(receipts, await self._batches.each(CHANGE, self._settings.url, entries))
+
+    async def _free(self, receipts: Sequence[Receipt]) -> Failures:
+        return await self._give(receipts, 0)
 
     async def _move(self, receipts: Sequence[Receipt], reasons: Sequence[DeadLetter]) -> Failures:
         failures = await self._dead_letters.copy([one.message for one in receipts], reasons)
@@ -394,10 +425,11 @@ class SqsReceiver:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        if self._gathering is not None:
-            self._gathering.cancel()
+        if self._bringing is not None:
+            self._bringing.cancel()
+            await asyncio.wait([self._bringing])
         left = list(self._in_hand)
-        failures = await self._give(left, 0)
+        failures = await self._free(left)
         lost = [error for error in failures.values() if not isinstance(error, MessageLockLost)]
         if lost:
             _log.warning(
