@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.providers.aws.wire import (
     MOST_ATTRIBUTES,
     OURS,
+    TRACE,
     Entry,
     Raw,
     digest,
@@ -30,7 +31,8 @@ def dead_letter_of(message: Raw, why: DeadLetter, *, fifo: bool, limit: int) -> 
 
     Args:
         message: the message as it was received.
-        why: the reason; its description is cut, or left out, where the copy would be too large.
+        why: the reason; its description is cut, or left out, where the copy would be too large,
+            and without any room the copy is the message as it came.
         fifo: whether the dead-letter queue is FIFO.
         limit: the most bytes that the queue takes.
     """
@@ -38,15 +40,17 @@ def dead_letter_of(message: Raw, why: DeadLetter, *, fifo: bool, limit: int) -> 
     ours.setdefault("id", message["MessageId"])
     ours.setdefault("sent", (message.get("Attributes") or {}).get("SentTimestamp"))
     ours["hop"] = hop = int(ours.get("hop") or 0) + 1
-    attributes = dict(message.get("MessageAttributes") or {})
+    as_it_came = dict(message.get("MessageAttributes") or {})
+    attributes = dict(as_it_came)
     attributes.pop(OURS, None)
     typed = ours.setdefault("typed", {})
     while len(attributes) >= MOST_ATTRIBUTES:  # of other software: one makes room for ours
-        name, one = attributes.popitem()
+        name = next(name for name in reversed(attributes) if name not in TRACE)
+        one = attributes.pop(name)
         typed[name] = [one["DataType"], shown(one)]
     text = message.get("Body", "")
     for mine in _shorter(ours, why, limit - size_of(text, attributes)):
-        given = attributes | mine
+        given = attributes | {OURS: string(mine)} if mine else as_it_came
         size = size_of(text, given)
         if size <= limit:
             break
@@ -60,18 +64,18 @@ def dead_letter_of(message: Raw, why: DeadLetter, *, fifo: bool, limit: int) -> 
     return Entry(fields, group, size)
 
 
-def _shorter(
-    ours: Mapping[str, Any], why: DeadLetter, room: int
-) -> Iterator[dict[str, dict[str, str]]]:
-    """Our attribute with less and less in it, until it fits; at last none."""
+def _shorter(ours: Mapping[str, Any], why: DeadLetter, room: int) -> Iterator[str]:
+    """Our attribute with less and less about the failure, until it fits; at last "": as it came.
+
+    What it said already stays in any case: without it the body might not be read any more.
+    """
     description = why.description
     while True:
         dead = {"reason": why.reason} | ({"description": description} if description else {})
         told = dumps({**ours, "dead": dead})
-        yield {OURS: string(told)}
+        yield told
         over = len(OURS) + len("String") + len(told) - room
         if over <= 0 or not description:
             break
         description = description[: max(0, len(description) - over)]
-    yield {OURS: string(dumps({"id": ours["id"], "hop": ours["hop"], "dead": dead}))}
-    yield {}
+    yield ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from pipeline.errors import QueueError
+from pipeline.errors import MessageTooLarge, QueueError
 from pipeline.providers.aws.calls import MOST_BYTES, Batches
 from pipeline.providers.aws.copies import dead_letter_of
 from pipeline.providers.aws.outbound import Outbound
@@ -37,5 +37,15 @@ class DeadLetters:
             for message, why in zip(messages, reasons, strict=True)
         ]
         outbound = Outbound(self._batches, found.url, fifo=found.fifo, batch_groups=False)
-        sent = await outbound.send(copies)
-        return {at: result for at, result in enumerate(sent) if isinstance(result, QueueError)}
+        # Of a queue that takes less than the one it serves: known before the call, as of a send.
+        failures: Failures = {
+            at: MessageTooLarge(copy.size, limit)
+            for at, copy in enumerate(copies)
+            if copy.size > limit
+        }
+        going = [at for at in range(len(copies)) if at not in failures]
+        sent = await outbound.send([copies[at] for at in going])
+        for at, result in zip(going, sent, strict=True):
+            if isinstance(result, QueueError):
+                failures[at] = result
+        return failures

@@ -27,8 +27,8 @@ OURS = "queue-runtime"
 """The attribute that is ours."""
 MOST_ATTRIBUTES = 10
 
-_TRACE = ("traceparent", "tracestate")
-_RESERVED = frozenset((OURS, *_TRACE))
+TRACE = ("traceparent", "tracestate")
+_RESERVED = frozenset((OURS, *TRACE))
 _ID = re.compile(r"[A-Za-z0-9!-/:-@\[-`{-~]{1,128}")
 _NAME = re.compile(r"(?!(?i:aws|amazon)\.)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _SEQUENCES = 2**63 - 1
