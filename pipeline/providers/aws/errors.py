@@ -140,6 +140,8 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], _Make], ...] = (
     (sdk.PartialCredentialsError, _of(AuthenticationFailed)),
     (sdk.CredentialRetrievalError, _of(AuthenticationFailed)),
     (sdk.MetadataRetrievalError, _of(AuthenticationFailed)),
+    (sdk.SSOError, _of(AuthenticationFailed)),
+    (sdk.TokenRetrievalError, _of(AuthenticationFailed)),
     (sdk.NoRegionError, _of(ConfigurationError)),
     (sdk.ProfileNotFound, _of(ConfigurationError)),
     (sdk.ConfigNotFound, _of(ConfigurationError)),
@@ -178,7 +180,7 @@ def _from_answer(action: str, error: sdk.ClientError) -> QueueError:
         action,
         str(told.get("Code", "")),
         str(told.get("Message", "")),
-        transient=status >= 500,
+        transient=status >= 500 or status == 429,
         retry_after=seconds(meta.get("HTTPHeaders", {}).get("retry-after")),
     )
 

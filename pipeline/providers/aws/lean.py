@@ -19,10 +19,9 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipeline.errors import AuthenticationFailed, ProviderError, QueueError
+from pipeline.errors import AuthenticationFailed, ProviderError
 from pipeline.providers.aws.calls import RECEIVE, Answer
-from pipeline.providers.aws.errors import PROVIDER, from_code, from_exception
-from pipeline.providers.aws.errors import seconds as as_seconds
+from pipeline.providers.aws.errors import PROVIDER, from_exception
 from pipeline.providers.aws.sdk import KEPT, Sdk
 
 _LARGE = 2**20
@@ -84,7 +83,8 @@ class Lean:
         except (aiohttp.ClientError, BotoCoreError, ClientError, OSError, RuntimeError) as error:
             raise from_exception(action, error) from error
         if response.status != 200:
-            raise _refused(action, response.status, response.headers, content)
+            refused = _refused(action, response.status, response.headers, content)
+            raise from_exception(action, refused) from refused
         answer = _parsed(action, content)
         if polls:
             _restore(answer)
@@ -126,22 +126,29 @@ def _parsed(action: str, content: bytes) -> dict[str, Any]:
     return answer
 
 
-def _refused(action: str, status: int, headers: Mapping[str, str], content: bytes) -> QueueError:
-    """The error in an answer: its code is in the body, or in a header in the older spelling."""
+def _refused(action: str, status: int, headers: Mapping[str, str], content: bytes) -> ClientError:
+    """The error in an answer as the SDK would have raised it.
+
+    Its code is in a header in the older spelling, which the SDK prefers, or else in the body.
+    """
     try:
         told = json.loads(content)
     except ValueError:
         told = {}
     if not isinstance(told, dict):
         told = {}
-    code = str(told.get("__type") or headers.get("x-amzn-query-error", "").split(";")[0])
-    return from_code(
-        action,
-        code or f"HTTP{status}",
-        str(told.get("message") or told.get("Message") or ""),
-        transient=status >= 500 or status == 429,
-        retry_after=as_seconds(headers.get("Retry-After")),
-    )
+    code = headers.get("x-amzn-query-error", "").partition(";")[0] or told.get("__type")
+    answer: Any = {
+        "Error": {
+            "Code": str(code or status),
+            "Message": str(told.get("message") or told.get("Message") or ""),
+        },
+        "ResponseMetadata": {
+            "HTTPStatusCode": status,
+            "HTTPHeaders": {name.lower(): value for name, value in headers.items()},
+        },
+    }
+    return ClientError(answer, action)
 
 
 def _restore(answer: Mapping[str, Any]) -> None:

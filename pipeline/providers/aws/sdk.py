@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -21,6 +22,7 @@ from pipeline.providers.aws.errors import from_exception
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
 
+_log = logging.getLogger("queue_runtime.sqs")
 _SPARE = 10.0
 """Seconds that a socket may be silent after our own limit: that one is the rule."""
 KEPT = 75.0
@@ -67,6 +69,12 @@ class Sdk:
 
     async def start(self) -> None:
         """Make the session and its two clients; nothing is called yet."""
+        if not self.settings.verify:
+            _log.warning(
+                "%s.verify is false: whoever answers is believed to be SQS; trust a private "
+                "authority with ca_bundle instead",
+                self._path,
+            )
         try:
             self.session = self._make_session()
             for pool, longest in (
