@@ -103,7 +103,7 @@ class AwsProvider:
             bounds_sessions=True,
             max_receive=_MOST,
             max_message_size=most if found is None else found.max_size(most),
-            max_wait=settings.poll,
+            max_wait=_longest_poll(settings),
             max_lock=MAX_LOCK,
         )
 
@@ -160,7 +160,7 @@ class AwsProvider:
                 read.url,
                 fifo=read.fifo,
                 visibility=settings.visibility,
-                longest=settings.poll,
+                longest=_longest_poll(settings),
                 most=self._settings.calls,
                 new_id=self._clock.new_id,
                 left=left,
@@ -213,3 +213,12 @@ class AwsProvider:
         guard = Guard(what, self._sdk.limits.send)
         guard.bind()
         return guard
+
+
+def _longest_poll(settings: AwsQueue) -> float:
+    """Seconds that one receive waits at SQS.
+
+    A lock is counted from before its receive was sent: of a short one enough must be left at the
+    end of the wait.
+    """
+    return min(settings.poll, max(1.0, settings.visibility // 3))

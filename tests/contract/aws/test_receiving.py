@@ -344,6 +344,24 @@ async def test_a_lock_lasts_from_before_the_receive_was_sent(client: str) -> Non
         assert receipts(received)[0].deadline == received.deadline
 
 
+@pytest.mark.spec("P13")
+@pytest.mark.parametrize(("visibility", "seconds"), [(6.0, 2), (2.0, 1), (300.0, 5)])
+async def test_of_a_short_lock_enough_is_left_after_a_long_poll(
+    visibility: float, seconds: int
+) -> None:
+    """No receive waits longer than a third of it, whatever `poll` says."""
+    async with own("lean", STANDARD, visibility=visibility, poll=5.0) as at:
+        asked = record(at, RECEIVE)
+        lane = await at.receiver()
+        receive = asyncio.create_task(lane.receive(want(wait=20.0)))
+        await at.sqs.reached(RECEIVE)
+        await at.fill("a")
+        received = await receive
+        assert asked[0]["WaitTimeSeconds"] == seconds
+        assert at.provider.capabilities(at.queue).max_wait == seconds
+        assert not await lane.complete(received.receipts)
+
+
 @both_clients
 @pytest.mark.spec("P13")
 async def test_no_lock_is_kept_beyond_twelve_hours(client: str) -> None:
