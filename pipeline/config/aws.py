@@ -128,8 +128,9 @@ class AwsQueue(Model):
         on_expiry: what happens to an expired message: dead-lettered as `expired`, or dropped.
         dead_letter_queue: the name of its dead-letter queue; unset: the one of its redrive policy,
             else its own name and `-dlq`.
-        poll: seconds one receive waits at SQS, at most 20; a drain waits so long for the one that
-            is open, and an idle queue costs one call for each.
+        poll: seconds one receive waits at SQS, at most 20 and about a third of `visibility`;
+            a drain waits so long for the one that is open, and an idle queue costs one call for
+            each.
         create: whether the queue and its dead-letter queue are made at start if they are missing.
         max_message_size: the most bytes of one message, body and attributes, where the queue's own
             attribute can't be read.
