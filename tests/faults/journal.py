@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MODULE = """
+import asyncio
 import os
 import time
 
@@ -22,20 +23,22 @@ _OUT = os.open("{directory}/" + str(os.getpid()), os.O_WRONLY | os.O_CREAT | os.
 async def on_flight(flight: Flight, tally: Tally, context: Context) -> None:
     line = f"{{time.monotonic_ns()}} {{context.delivery.session}} {{flight.position}}\\n"
     os.write(_OUT, line.encode())
+    await asyncio.sleep({pause})
     await flights.on_flight.function(flight, tally, context)
 """
 """The flights' handler, which first appends (time, session, position) to a file of its process."""
 
 
-def write_module(directory: Path, bug: str = "") -> str:
+def write_module(directory: Path, bug: str = "", pause: float = 0.0) -> str:
     """Write the handler's module; returns where the configuration finds the handler.
 
     Args:
         directory: the module goes there, and the journals below it.
         bug: code that is run in each handler's process before the first message.
+        pause: seconds that each message takes.
     """
     (directory / "journal").mkdir()
-    text = MODULE.format(directory=directory / "journal", bug=bug)
+    text = MODULE.format(directory=directory / "journal", bug=bug, pause=pause)
     (directory / "faulty.py").write_text(text)
     return "faulty:on_flight"
 

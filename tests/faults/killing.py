@@ -141,19 +141,29 @@ def _in_hand(actor: Any) -> int:
     return sum(book.open for calls in books for book in calls.values())
 
 
-def arm(actor: Any, kind: str, moment: str, note: str) -> None:
+def arm(actor: Any, kind: str, moment: str, note: str, least: int) -> None:
     """In the actor's process: kill it at the moment, once it has enough rows in hand."""
 
     def strike(rows: int) -> None:
-        if rows >= LEAST:
+        if rows >= least:
             Path(note).write_text(f"{os.getpid()} {rows}")
             os.kill(os.getpid(), signal.SIGKILL)
 
     MOMENTS[kind][moment](actor, strike)
 
 
-async def kill(runtime: Runtime, kind: str, number: int, moment: str, note: Path) -> int:
+async def kill(
+    runtime: Runtime, kind: str, number: int, moment: str, note: Path, least: int = LEAST
+) -> int:
     """Kill one process of a run, and wait until another one has its place.
+
+    Args:
+        runtime: the run.
+        kind: of process.
+        number: which one of them.
+        moment: at which it is killed.
+        note: a file for what it had in hand.
+        least: rows that it must have in hand.
 
     Returns:
         How many rows it had in hand.
@@ -163,13 +173,13 @@ async def kill(runtime: Runtime, kind: str, number: int, moment: str, note: Path
     place: Any = places[number]
     before = place.process.pid
     with contextlib.suppress(RayActorError):  # it may die before it can say that it is armed
-        await place.actor.__ray_call__.remote(arm, kind, moment, str(note))
+        await place.actor.__ray_call__.remote(arm, kind, moment, str(note), least)
     async with asyncio.timeout(_PATIENCE):
         while place.process is None or place.process.pid == before:
             await runtime.next_look()
     pid, rows = _taken(note)
     assert pid == before, "it was another process that died"
-    assert rows >= LEAST
+    assert rows >= least
     assert place.process.pid != before
     return rows
 

@@ -9,13 +9,7 @@ import pytest
 from tests.faults.flights import flying
 from tests.faults.killing import kill
 
-BUGS = {
-    "the record of what was applied is not looked at": """
-from pipeline.state.port import SessionRecord
-
-SessionRecord.has = lambda *_: False
-""",
-    "outcomes are published before the commit": """
+EARLY = """
 import asyncio
 
 from pipeline.stages.handler import HandlerCore
@@ -23,12 +17,21 @@ from pipeline.stages.handler import HandlerCore
 
 async def early(self, stints):
     self._publish(stints)
-    await asyncio.sleep(0.02)
+    await asyncio.sleep({pause})
     await self._store.commit([stint.change for stint in stints if not stint.change.empty])
 
 
 HandlerCore._commit = early
+"""
+"""What is published is settled so many seconds before it is committed."""
+
+BUGS = {
+    "the record of what was applied is not looked at": """
+from pipeline.state.port import SessionRecord
+
+SessionRecord.has = lambda *_: False
 """,
+    "outcomes are published before the commit": EARLY.format(pause=0.02),
 }
 
 
