@@ -18,8 +18,11 @@ from pipeline.errors import ConnectionFailed
 from pipeline.message import to_row
 from pipeline.providers.memory import MemoryBroker
 from tests.cluster.work import messages
+from tests.sqs.endpoint import Endpoint
+from tests.sqs.faults import Refuse
 
 ROOT = str(Path(__file__).parents[2])
+FOREVER = 1_000_000
 
 
 def runtime(name: str, handler: str, **more: Any) -> Runtime:
@@ -82,6 +85,16 @@ async def until(one: Runtime, direction: str, wanted: str) -> None:
             pass
 
 
+async def until_sent(one: Runtime, message: Message) -> None:
+    sent = False
+    while not sent:
+        try:
+            await one.client.send_many("first", [message])
+            sent = True
+        except CircuitOpen as error:
+            await asyncio.sleep(error.retry_after or 0.1)
+
+
 @pytest.mark.spec("R2", "F1")
 async def test_four_receivers_leave_an_endpoint_alone_that_is_down(ray_cluster: None) -> None:
     """Open, the endpoint is reached by one probe at a time of them all; back, all is handled."""
@@ -112,13 +125,7 @@ async def test_four_receivers_leave_an_endpoint_alone_that_is_down(ray_cluster: 
         assert await inside(one, reached) == (pytest.approx(probed, abs=2), sends)
         await inside(one, come_back)
         await until(one, "receive", "closed")
-        sent = False
-        while not sent:
-            try:
-                await one.client.send_many("first", [Message(b"10", session="s0")])
-                sent = True
-            except CircuitOpen as error:
-                await asyncio.sleep(error.retry_after or 0.1)
+        await until_sent(one, Message(b"10", session="s0"))
         await one.until_empty()
         totals = await one.totals()
     one_line = f"until open {opened}, as probes in 9 s {probed - opened}, sends {sends}"
@@ -130,6 +137,58 @@ async def test_four_receivers_leave_an_endpoint_alone_that_is_down(ray_cluster: 
     assert totals.completed == 101
     assert one.drained is not None
     assert one.drained.clean
+
+
+@pytest.mark.spec("R2", "F1")
+async def test_four_receivers_leave_an_sqs_alone_that_is_down(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    """The same over real sockets: open, one probe at a time of them all reaches it."""
+    (tmp_path / "key").write_text("local")
+    key = f"file:{tmp_path / 'key'}"
+    async with Endpoint() as endpoint:
+        endpoint.create("first.fifo")
+        endpoint.create("first-dlq.fifo")
+        keys = {"access_key_id": key, "secret_access_key": key, "region": "us-east-1"}
+        one = runtime(
+            "down-sqs",
+            "in_order",
+            connections={"main": {"provider": "aws_sqs", "endpoint": endpoint.url, **keys}},
+            queues={"first": {"connection": "main", "name": "first.fifo", "fifo": True, "poll": 1}},
+            breaker={"open": 4.0},
+            retry={"max_attempts": 1},
+        )
+        async with one:
+            await one.client.send_many("first", messages(10, 10))
+            await one.until_empty()
+            before = endpoint.calls.copy()
+            endpoint.faults.next("*", Refuse(), FOREVER)
+            await until(one, "receive", "open")
+            opened = endpoint.calls - before
+            await asyncio.sleep(9.0)
+            probed = endpoint.calls - before - opened
+            for _ in range(5):
+                with pytest.raises(ConnectionFailed):
+                    await one.client.send("first", Message(b"0", session="x"))
+            await until(one, "send", "open")
+            before = endpoint.calls.copy()
+            for _ in range(20):
+                with pytest.raises(CircuitOpen):
+                    await one.client.send("first", Message(b"0", session="x"))
+            refused = endpoint.calls - before
+            endpoint.faults.clear()
+            await until(one, "receive", "closed")
+            await until_sent(one, Message(b"10", session="s0"))
+            await one.until_empty()
+            totals = await one.totals()
+        left = endpoint.depth("first.fifo")
+    told = f"until open {opened}, in 9 s {probed}, in 20 sends {refused}"
+    assert 5 <= opened["ReceiveMessage"] <= 5 + 4, told
+    assert set(probed) == {"ReceiveMessage"}, told
+    assert 1 <= probed["ReceiveMessage"] <= 3, told
+    assert refused["SendMessageBatch"] == 0, told
+    assert totals.completed == 101
+    assert left == (0, 0, 0)
 
 
 @pytest.mark.spec("R2", "F7")
