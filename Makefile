@@ -22,7 +22,7 @@ JOBS ?= $(shell nproc 2> /dev/null || echo 2)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help run run-aws servers test static unit contract coverage-core docs cluster coverage-edges faults notebooks \
-	bench bench-memory format spec simulate soak clean
+	bench bench-memory bench-sqs format spec simulate soak clean
 
 help:
 	@echo "make run        the main job: 336,776 flights through a queue and Ray, with a checked result"
@@ -30,6 +30,7 @@ help:
 	@echo "make test       the whole gate, cheapest first; stops at the first failure"
 	@echo "make bench      the engine's speed as ratios, in JSON lines; four minutes"
 	@echo "make bench-memory  ten million messages, and a million sessions: is memory flat?"
+	@echo "make bench-sqs  our receiver at SQS beside a bare loop of the SDK; the pipeline at ministack"
 	@echo "make format     format the code and repair what ruff can"
 	@echo "make spec       which requirements have tests, and which have none"
 	@echo "make simulate   SEEDS=20000 runs of the cores with seeded faults; each is repeated by its seed"
@@ -99,7 +100,7 @@ coverage-edges: $(STAMP)
 	@echo "--- command line, telemetry and provider edges"
 	$(BIN)/coverage report --include="$(EDGES)" --fail-under=90
 
-faults: $(STAMP)
+faults: $(STAMP) $(SERVERS)
 	@echo "--- processes that die"
 	$(PYTEST) tests/faults --timeout=300
 
@@ -113,6 +114,9 @@ bench: $(STAMP)
 
 bench-memory: $(STAMP)
 	@RAY_AUTH_MODE=disabled $(BIN)/python -m tests.benchmarks.memory
+
+bench-sqs: $(STAMP) $(SERVERS)
+	@RAY_AUTH_MODE=disabled $(BIN)/python -m tests.benchmarks.sqs
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix --exit-zero --quiet

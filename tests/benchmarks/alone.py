@@ -17,10 +17,11 @@ def run(results: AsyncIterator[dict[str, Any]]) -> None:
     """Print what a benchmark brings, a JSON line each, as it comes."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     with own_ray(logging_level=logging.ERROR):
-        asyncio.run(_print(results))
+        asyncio.run(show(results))
 
 
-async def _print(results: AsyncIterator[dict[str, Any]]) -> None:
+async def show(results: AsyncIterator[dict[str, Any]]) -> None:
+    """Print them without a Ray."""
     async for result in results:
         sys.stdout.write(json.dumps(result) + "\n")
         sys.stdout.flush()

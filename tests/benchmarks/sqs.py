@@ -1,0 +1,213 @@
+"""`make bench-sqs`: our receiver at SQS beside a bare loop of the SDK, and the whole pipeline.
+
+The receiver alone: the real core with its ledger and settler, the real provider behind its guard,
+and a router that completes every row at once; our endpoint, in a process of its own, answers with
+prepared replies. The bare loop receives ten and deletes ten, with as many calls under way, in the
+same process. In turn, three rounds, medians. The pipeline runs on Ray and at ministack, whose speed
+it mostly is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aioboto3
+from botocore.config import Config
+
+from actors.process import tune
+from actors.runtime import Runtime
+from pipeline import Message
+from pipeline.batch import MessageBatch
+from pipeline.clock import SystemClock
+from pipeline.config import RuntimeConfig, parse
+from pipeline.outcomes import Part
+from pipeline.providers.open import open_provider
+from pipeline.slots import SlotTable
+from pipeline.stages.calls import Header
+from pipeline.stages.receiver import ReceiverCore, ReceiverSettings
+from tests.benchmarks.alone import run, show
+from tests.benchmarks.ours import ROOT
+from tests.sqs.servers import ministack, own
+
+QUEUE = "bench"
+CALLS = 16
+"""Receives at once, and so many deletes: what a connection has unless told otherwise."""
+SIZE = 256
+OURS = 'queue-runtime={"id":"0190a0b1-0000-7000-8000-000000000000","type":"application/json"}'
+WARM, SECONDS, ROUNDS = 1.0, 3.0, 3
+COUNT, PORTION = 4_000, 200
+_KEYS = {
+    "AWS_ACCESS_KEY_ID": "local",
+    "AWS_SECRET_ACCESS_KEY": "local",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+
+
+class Everything:
+    """A router that has handled every row already."""
+
+    async def run(self, header: Header, batch: MessageBatch) -> Part:
+        """All of them are completed."""
+        return Part(completed=list(range(len(batch))), last=True)
+
+    async def more(self, caller: str, epoch: int, number: int, part: int) -> Part:
+        """Nobody has to ask."""
+        raise AssertionError("every call was answered in one part")
+
+
+async def timed(done: Callable[[], int]) -> tuple[float, float]:
+    """Messages a second, and microseconds of CPU a message, once it is warm."""
+    await asyncio.sleep(WARM)
+    count, began, cpu = done(), time.perf_counter(), time.process_time()
+    await asyncio.sleep(SECONDS)
+    count, seconds, cpu = done() - count, time.perf_counter() - began, time.process_time() - cpu
+    return count / seconds, cpu * 1e6 / count
+
+
+def config(endpoint: str, client: str = "lean", **queue: Any) -> RuntimeConfig:
+    """A pipeline at one queue."""
+    return parse(
+        {
+            "name": "bench-sqs",
+            "connections": {
+                "main": {"provider": "aws_sqs", "endpoint": endpoint, "client": client}
+            },
+            "queues": {"events": {"connection": "main", "name": QUEUE} | queue},
+            "pipelines": {
+                "events": {"queue": "events", "handler": "tests.benchmarks.ours:on_message"}
+            },
+            "state": {"store": "memory"},
+        }
+    )
+
+
+@asynccontextmanager
+async def receiving(settings: RuntimeConfig) -> AsyncIterator[ReceiverCore]:
+    """A receiver at work, as its actor makes it."""
+    clock = SystemClock()
+    provider = open_provider(settings, "main", clock=clock)
+    await provider.start()
+    errors: list[BaseException] = []
+    limits = settings.pipelines["events"]
+    core = ReceiverCore(
+        ReceiverSettings(
+            name="events/0",
+            epoch=1,
+            ordered=settings.queues["events"].ordered,
+            messages=limits.credit.messages,
+            bytes=limits.credit.bytes,
+            batch_rows=limits.batch.rows,
+            batch_bytes=limits.batch.bytes,
+        ),
+        await provider.receiver("events"),
+        provider.capabilities("events"),
+        await provider.source("events"),
+        [Everything()],
+        SlotTable.spread(1, 1),
+        clock,
+        errors.append,
+    )
+    await core.start()
+    try:
+        yield core
+        if errors:
+            raise errors[0]
+    finally:
+        await core.close()
+        await provider.close()
+
+
+async def ours(endpoint: str, client: str) -> tuple[float, float]:
+    """Our receiver."""
+    async with receiving(config(endpoint, client)) as core:
+        return await timed(lambda: core.counts["completed"])
+
+
+async def bare(endpoint: str) -> tuple[float, float]:
+    """What the SDK does by itself: as many loops as we have calls under way at most."""
+    done = 0
+
+    async def loop(sqs: Any, url: str) -> None:
+        nonlocal done
+        while True:
+            found = await sqs.receive_message(
+                QueueUrl=url,
+                MaxNumberOfMessages=10,
+                MessageAttributeNames=["All"],
+                MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
+            )
+            entries = [
+                {"Id": str(at), "ReceiptHandle": message["ReceiptHandle"]}
+                for at, message in enumerate(found["Messages"])
+            ]
+            deleted = await sqs.delete_message_batch(QueueUrl=url, Entries=entries)
+            done += len(deleted["Successful"])
+
+    options = Config(max_pool_connections=2 * CALLS)
+    async with aioboto3.Session().client("sqs", endpoint_url=endpoint, config=options) as sqs:
+        url = (await sqs.get_queue_url(QueueName=QUEUE))["QueueUrl"]
+        loops = [asyncio.ensure_future(loop(sqs, url)) for _ in range(2 * CALLS)]
+        try:
+            return await timed(lambda: done)
+        finally:
+            for each in loops:
+                each.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+
+
+async def receiver() -> AsyncIterator[dict[str, Any]]:
+    """Both clients beside the bare loop."""
+    found: dict[str, list[tuple[float, float]]] = {"bare": [], "lean": [], "sdk": []}
+    with own(QUEUE, options=["--canned", str(SIZE), "--attribute", OURS]) as endpoint:
+        for _ in range(ROUNDS):
+            found["bare"].append(await bare(endpoint))
+            for client in ("lean", "sdk"):
+                found[client].append(await ours(endpoint, client))
+    bare_rate, bare_cpu = map(statistics.median, zip(*found["bare"], strict=True))
+    for client in ("lean", "sdk"):
+        rate, cpu = map(statistics.median, zip(*found[client], strict=True))
+        pairs = zip(found[client], found["bare"], strict=True)
+        yield {
+            "bench": "sqs_receiver",
+            "client": client,
+            "ratio_bare": round(statistics.median(one[0] / other[0] for one, other in pairs), 2),
+            "messages_per_second": round(rate),
+            "bare_per_second": round(bare_rate),
+            "cpu_us_per_message": round(cpu, 1),
+            "bare_cpu_us_per_message": round(bare_cpu, 1),
+        }
+
+
+async def pipeline() -> AsyncIterator[dict[str, Any]]:
+    """The whole runtime, FIFO, fed while it works: ministack is slower the more it holds."""
+    body = b"x" * SIZE
+    with ministack() as endpoint:
+        settings = config(endpoint, name=f"{QUEUE}.fifo", fifo=True, create=True, poll=1.0)
+        async with Runtime(settings, path=[str(ROOT)]) as runtime:
+            began = time.perf_counter()
+            for start in range(0, COUNT, PORTION):
+                messages = [Message(body, session=f"s{at}") for at in range(start, start + PORTION)]
+                for sent in await runtime.client.send_many("events", messages):
+                    if isinstance(sent, Exception):
+                        raise sent
+            while (await runtime.totals()).completed < COUNT:
+                await runtime.next_look()
+            seconds = time.perf_counter() - began
+    yield {
+        "bench": "sqs_pipeline",
+        "messages": COUNT,
+        "messages_per_second": round(COUNT / seconds),
+    }
+
+
+if __name__ == "__main__":
+    os.environ.update(_KEYS)
+    tune()  # as in an actor's process
+    asyncio.run(show(receiver()))
+    run(pipeline())
