@@ -18,6 +18,7 @@ import aiohttp
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.utils import get_environ_proxies
 
 from pipeline.errors import AuthenticationFailed, ProviderError
 from pipeline.providers.aws.calls import RECEIVE, Answer
@@ -37,8 +38,8 @@ class Lean:
 
     def __init__(self, sdk: Sdk) -> None:
         self._sdk = sdk
-        self._proxy = sdk.proxy()
         self._url = sdk.rest.meta.endpoint_url
+        self._proxy = sdk.proxy() or _proxy_of_environment(self._url)
         self._region = sdk.rest.meta.region_name
         self._polls = self._pool()
         self._rest = self._pool()
@@ -53,7 +54,6 @@ class Lean:
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, connect=self._sdk.limits.connect),
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=self._proxy is None,
         )
 
     async def close(self) -> None:
@@ -106,6 +106,16 @@ class Lean:
         )
         SigV4Auth(await source.get_frozen_credentials(), "sqs", self._region).add_auth(request)
         return dict(request.headers.items())
+
+
+def _proxy_of_environment(url: str) -> str | None:
+    """What the environment says, read once and as the SDK reads it.
+
+    Aiohttp's `trust_env` would read it at each call, in a thread, and `~/.netrc` too: it puts a
+    password that is there in the place of the signature.
+    """
+    proxy: str | None = get_environ_proxies(url).get(url.partition(":")[0])
+    return proxy
 
 
 def _binary(value: object) -> str:
