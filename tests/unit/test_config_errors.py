@@ -283,6 +283,7 @@ def test_a_provider_without_its_sdk_says_which_extra_to_install(
     provider: str, extra: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [])  # so that it holds where the SDKs are installed
+    monkeypatch.delitem(sys.modules, module, raising=False)  # and another test has imported one
     sys.path_importer_cache.clear()
     text = told(put("connections/main/provider", provider))
     assert f"connections.main.provider: needs pip install 'queue-runtime[{extra}]'" in text
