@@ -81,7 +81,7 @@ contract: $(STAMP) $(SERVERS)
 	@echo "--- contract and command-line tests"
 	$(PYTEST) tests/contract $(wildcard tests/cli) --ignore tests/contract/aws $(COVER) --cov-append
 	@echo "--- SQS: its contract, on servers of our own machine; it waits more than it works"
-	$(PYTEST) tests/sqs tests/contract/aws -n 6 $(COVER) --cov-append
+	$(PYTEST) tests/sqs tests/contract/aws -n 4 $(COVER) --cov-append
 
 coverage-core: $(STAMP)
 	@echo "--- every branch of the domain"
