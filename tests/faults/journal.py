@@ -23,7 +23,8 @@ _OUT = os.open("{directory}/" + str(os.getpid()), os.O_WRONLY | os.O_CREAT | os.
 async def on_flight(flight: Flight, tally: Tally, context: Context) -> None:
     line = f"{{time.monotonic_ns()}} {{context.delivery.session}} {{flight.position}}\\n"
     os.write(_OUT, line.encode())
-    await asyncio.sleep({pause})
+    if {pause}:
+        await asyncio.sleep({pause})
     await flights.on_flight.function(flight, tally, context)
 """
 """The flights' handler, which first appends (time, session, position) to a file of its process."""
