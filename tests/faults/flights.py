@@ -104,7 +104,7 @@ def config(directory: Path, name: str, handler: str, place: Place = MEMORY) -> d
     """The flights with two actors of each kind, locks of 3 s and durable state."""
     return {
         "name": name,
-        "connections": {"main": place.connection},
+        "connections": {"main": dict(place.connection)},
         "queues": {
             "flights": {
                 "connection": "main",
