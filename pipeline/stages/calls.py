@@ -119,6 +119,7 @@ class Line:
         self._voided = voided
         self._open: dict[int, asyncio.Task[None]] = {}
         self._voids = 0
+        self._successor: RunCalls | None = None
         self.number = 0
         self.alive = False
         """The process has answered a call."""
@@ -163,6 +164,16 @@ class Line:
                 task.cancel()
         while self._open:
             await asyncio.wait(list(self._open.values()))
+
+    async def give_way(self, calls: RunCalls) -> bool:
+        """A new process is there: wait for the calls that are open.
+
+        Returns:
+            Whether no newer one came meanwhile: only the newest takes the place of this one.
+        """
+        self._successor = calls
+        await self.close()
+        return self._successor is calls
 
     async def _drive(self, header: Header, batch: MessageBatch, pending: Pending) -> None:
         number = 0

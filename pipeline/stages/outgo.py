@@ -177,7 +177,8 @@ class Outgo:
         What waited for it comes back first: its turn may have ended with the old router's answers.
         """
         way = self._ways[router]
-        await way.line.close()
+        if not await way.line.give_way(calls):
+            return
         way.line = self._line(router, calls)
         way.generation = 0
         way.release()

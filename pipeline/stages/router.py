@@ -234,7 +234,8 @@ class _Way:
 
     async def join(self, calls: RunCalls) -> None:
         """A new handler is there: once nothing of the old one is open, it gets what waits."""
-        await self._line.close()
+        if not await self._line.give_way(calls):
+            return
         self.dead()  # if no call was open to tell
         self._line = self._new_line(calls=calls)
         self._known_dead = False

@@ -196,6 +196,27 @@ async def test_joining_waits_until_the_old_routers_calls_have_ended() -> None:
     assert new.runs == []
 
 
+@pytest.mark.spec("F7")
+async def test_of_two_new_routers_that_wait_only_the_newest_gets_rows() -> None:
+    """The older one has died since; it takes no rows, in whatever order the two waits end."""
+    rig = Rig()
+    old = rig.router
+    await rig.send(MINE)
+    first = asyncio.ensure_future(rig.replace())
+    await settle()
+    died_since = rig.router
+    await rig.send(MINE)
+    second = asyncio.ensure_future(rig.replace())
+    await settle()
+    await old.say(completed=[0])  # the first wait goes on to the later call, behind the second
+    await old.die()
+    await first
+    await second
+    await rig.send(MINE)
+    assert died_since.runs == []
+    assert rig.router.runs == [["2"]]
+
+
 @pytest.mark.spec("F6", "F7")
 async def test_from_a_drain_on_nothing_waits_for_a_new_router() -> None:
     """What waits comes back, and so does what is sent then; the way can be closed."""

@@ -318,6 +318,28 @@ async def test_joining_waits_until_the_old_handlers_calls_have_ended() -> None:
     assert again.words == ["completed"]
 
 
+@pytest.mark.spec("F7")
+async def test_of_two_new_handlers_that_wait_only_the_newest_gets_rows() -> None:
+    """The older one has died since; it takes no rows, in whatever order the two waits end."""
+    rig = Rig()
+    old = rig.handler
+    await rig.send(rows("a"))
+    first = asyncio.ensure_future(rig.replace())
+    await settle()
+    died_since = rig.handler
+    await rig.send(rows("a"))
+    second = asyncio.ensure_future(rig.replace())
+    await old.say(1, completed=[0])  # the first wait goes on to the later run, behind the second
+    await old.die()
+    await first
+    await second
+    again = await rig.send(rows("a", turn=1), generation=1)
+    assert died_since.runs == []
+    assert rig.handler.runs == [["a"]]
+    await rig.handler.say(1, completed=[0])
+    assert again.words == ["completed"]
+
+
 @pytest.mark.spec("F6", "F7")
 async def test_a_drain_while_a_handler_is_dead_gives_back_what_waits_for_it() -> None:
     """And what comes after; the router can be closed."""
