@@ -94,9 +94,9 @@ class BrokerActor:
         return await self._broker.abandon(lane, receipts, delay)
 
     @ray.method
-    async def release(self, lane: int, receipts: Sequence[int]) -> Failures:
+    async def release(self, lane: int, receipts: Sequence[int], delay: float) -> Failures:
         """Deliver them again."""
-        return await self._broker.release(lane, receipts)
+        return await self._broker.release(lane, receipts, delay)
 
     @ray.method
     async def dead_letter(
@@ -213,9 +213,9 @@ class RemoteBroker(BrokerCalls):
         """Deliver them again, counted."""
         return await answer(self._actor.abandon.remote(lane, receipts, delay))
 
-    async def release(self, lane: int, receipts: Sequence[int]) -> Failures:
-        """Deliver them again."""
-        return await answer(self._actor.release.remote(lane, receipts))
+    async def release(self, lane: int, receipts: Sequence[int], delay: float = 0.0) -> Failures:
+        """Deliver them again; of a group, nothing before the delay is over."""
+        return await answer(self._actor.release.remote(lane, receipts, delay))
 
     async def dead_letter(
         self, lane: int, receipts: Sequence[int], reasons: Sequence[DeadLetter]

@@ -231,9 +231,9 @@ class GuardedReceiver:
         """Deliver them again, counted."""
         return await self._settle(len(receipts), lambda: self._real.abandon(receipts, delay))
 
-    async def release(self, receipts: Sequence[Receipt]) -> Failures:
+    async def release(self, receipts: Sequence[Receipt], delay: float = 0.0) -> Failures:
         """Deliver them again."""
-        return await self._settle(len(receipts), lambda: self._real.release(receipts))
+        return await self._settle(len(receipts), lambda: self._real.release(receipts, delay))
 
     async def dead_letter(
         self, receipts: Sequence[Receipt], reasons: Sequence[DeadLetter]

@@ -71,6 +71,8 @@ class Capabilities:
         release_counts: whether giving a message back unhandled makes the count grow.
         abandon_delay: whether the service itself can delay an abandoned message; where it can't,
             the runtime holds the message and handles it again in place.
+        group_delay: EMULATED: whether the first message of a group can be given back for later, and
+            the group waits with it.
         single_release: whether one message can be given back alone (an Azure session's can't).
         session_state: whether a held session can keep bytes at the service.
         scheduling: whether `Message.not_before` is kept by the service.
@@ -93,6 +95,7 @@ class Capabilities:
     count: Count
     release_counts: bool
     abandon_delay: bool
+    group_delay: bool
     single_release: bool
     session_state: bool
     scheduling: bool
@@ -280,8 +283,12 @@ class Receiver(Protocol):
         A delay where `Capabilities.abandon_delay` is False raises `Unsupported`.
         """
 
-    async def release(self, receipts: Sequence[Receipt]) -> Failures:
-        """Nobody handled them: deliver them again now, in front. See `release_counts`."""
+    async def release(self, receipts: Sequence[Receipt], delay: float = 0.0) -> Failures:
+        """Nobody handled them: deliver them again now, in front. See `release_counts`.
+
+        With a delay they, and their groups, come after so many seconds; where
+        `Capabilities.group_delay` is False that raises `Unsupported`.
+        """
 
     async def dead_letter(
         self, receipts: Sequence[Receipt], reasons: Sequence[DeadLetter]

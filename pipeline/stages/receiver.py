@@ -490,6 +490,7 @@ class ReceiverCore:
         """Give a session's waiting rows back, once nothing of it runs or is being settled."""
         if not turns.quiet() or turns.held != len(turns.waiting):
             return
+        loop = asyncio.get_running_loop()
         rows = [held.row for held in sorted(turns.waiting)]
         turns.waiting = []
         for row in rows:
@@ -497,6 +498,8 @@ class ReceiverCore:
         self._drop(turns)
         if self._holdings.native:
             self._settler.release_session(turns.holding, rows)
+        elif rows and self._can.group_delay and turns.resume_at > loop.time():
+            self._settler.postpone(rows, turns.resume_at)
         elif rows:
             self._settler.release(rows)
 

@@ -112,6 +112,30 @@ class Settler:
             )
         )
 
+    def postpone(self, rows: Sequence[int], due: float) -> None:
+        """Give a group's rows back, unhandled: it comes again when it is time for the first one.
+
+        Args:
+            rows: of one group, in order.
+            due: that time, by the loop's clock.
+        """
+        self._spawn(self._postpone(rows, due))
+
+    async def _postpone(self, rows: Sequence[int], due: float) -> None:
+        """The later ones go first: the lock of the first one keeps the group closed meanwhile."""
+        if rows[1:]:
+            await self._settle(
+                rows[1:],
+                lambda some: self._source.release(self._books.receipts(some)),
+                How.RELEASED,
+            )
+
+        def call(some: Sequence[int]) -> Awaitable[Failures]:
+            left = max(due - asyncio.get_running_loop().time(), 0.0)
+            return self._source.release(self._books.receipts(some), left)
+
+        await self._settle(rows[:1], call, How.RELEASED)
+
     def release_session(self, holding: int, rows: Sequence[int]) -> None:
         """Give a whole session back, and with it the rows of it."""
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from tests.contract.parts.bench import Bench, Wanted, lacking
 from tests.contract.parts.held import HeldSessionContract
+from tests.contract.parts.later import LaterContract
 from tests.contract.parts.life import LifeContract
 from tests.contract.parts.locks import LockContract
 from tests.contract.parts.owners import OwnerContract
@@ -39,6 +40,7 @@ class ProviderContract(
     HeldSessionContract,
     LifeContract,
     OwnerContract,
+    LaterContract,
 ):
     """All of it."""
 

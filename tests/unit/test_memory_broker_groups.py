@@ -118,6 +118,27 @@ async def test_messages_that_expire_in_a_group() -> None:
     assert await lane.bodies() == ["4"]
 
 
+@pytest.mark.spec("P11", "F3", "P14")
+async def test_a_head_that_is_given_back_for_later_keeps_its_group_waiting() -> None:
+    """Only its own group; when it expires meanwhile, those behind it go on."""
+    rig = groups()
+    await rig.put(rig.message("a", time_to_live=20.0))
+    await rig.send("a", "b")
+    lane = await rig.lane()
+    got = await lane.receive(1, per_session=1)
+    await rig.broker.release(lane.lane, got.receipts, 10.0)
+    assert (await rig.depth()).scheduled == 1
+    assert await lane.bodies() == ["3"]
+    await asyncio.sleep(10)
+    again = await lane.receive(1)
+    assert column(again, "sequence") == [1]
+    await rig.broker.release(lane.lane, again.receipts, 60.0)
+    assert await lane.bodies() == []
+    await asyncio.sleep(10)
+    assert await lane.bodies() == ["2"]
+    assert (await rig.depth()).dead_lettered == 1
+
+
 @pytest.mark.spec("P2", "F3")
 async def test_a_deferred_message_in_hand_blocks_its_group() -> None:
     """As any other in hand would, also when nothing of the group waited meanwhile."""

@@ -286,10 +286,16 @@ class SqsReceiver:
             raise Unsupported("abandon with a delay", f"{PROVIDER} (FIFO)", hint)
         return await self._settle(receipts, lambda some: self._give(some, math.ceil(delay)))
 
-    async def release(self, receipts: Sequence[Receipt]) -> Failures:
-        """Nobody handled them: deliver them again now, in front."""
-        self._guard.check()
-        return await self._settle(receipts, self._free)
+    async def release(self, receipts: Sequence[Receipt], delay: float = 0.0) -> Failures:
+        """Nobody handled them: deliver them again, in front; with a delay their groups wait."""
+        now = self._guard.check().time()
+        if not delay:
+            return await self._settle(receipts, self._free)
+        if not self._settings.fifo:
+            raise Unsupported("release with a delay", PROVIDER, "abandon it: that can be delayed")
+        oldest = min((receipt.received for receipt in receipts), default=now)
+        seconds = min(math.ceil(delay), math.floor(oldest + MAX_LOCK - now))
+        return await self._settle(receipts, lambda some: self._give(some, max(seconds, 0)))
 
     async def dead_letter(
         self, receipts: Sequence[Receipt], reasons: Sequence[DeadLetter]

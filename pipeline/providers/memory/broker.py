@@ -188,10 +188,10 @@ class MemoryBroker:
         hand, queue, served = self._lane(lane)
         return served.do(lambda at: queue.abandon(hand, receipts, delay, at.now))
 
-    async def release(self, lane: int, receipts: Sequence[int]) -> Failures:
-        """Deliver them again."""
+    async def release(self, lane: int, receipts: Sequence[int], delay: float = 0.0) -> Failures:
+        """Deliver them again; of a group, nothing before the delay is over."""
         hand, queue, served = self._lane(lane)
-        return served.do(lambda at: queue.release(hand, receipts, at.now))
+        return served.do(lambda at: queue.release(hand, receipts, at.now, delay))
 
     async def dead_letter(
         self, lane: int, receipts: Sequence[int], reasons: Sequence[DeadLetter]

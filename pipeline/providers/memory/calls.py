@@ -147,8 +147,8 @@ class BrokerCalls(Protocol):
     async def abandon(self, lane: int, receipts: Sequence[int], delay: float = 0.0) -> Failures:
         """Deliver them again, counted."""
 
-    async def release(self, lane: int, receipts: Sequence[int]) -> Failures:
-        """Deliver them again."""
+    async def release(self, lane: int, receipts: Sequence[int], delay: float = 0.0) -> Failures:
+        """Deliver them again; of a group, nothing before the delay is over."""
 
     async def dead_letter(
         self, lane: int, receipts: Sequence[int], reasons: Sequence[DeadLetter]

@@ -78,6 +78,12 @@ class Order(Protocol):
     def put_back(self, records: list[Stored]) -> None:
         """These wait again, where their sequence belongs."""
 
+    def keep_back(self, record: Stored) -> None:
+        """This one leaves a hand and waits for its time: what it would have blocked stays so."""
+
+    def go_on(self, record: Stored) -> None:
+        """It waits no longer: its time came, and it was put back, or it ended."""
+
     def drop(self, record: Stored) -> None:
         """This one, which waits, ends."""
 
@@ -109,6 +115,12 @@ class Unordered:
     def put_back(self, records: list[Stored]) -> None:
         """Put them in front."""
         self._line.put_first(records)
+
+    def keep_back(self, record: Stored) -> None:
+        """It blocks nobody."""
+
+    def go_on(self, record: Stored) -> None:
+        """Nobody waited for it."""
 
     def drop(self, record: Stored) -> None:
         """Pass over it."""
@@ -180,6 +192,14 @@ class Groups:
             homes.setdefault(record.home, []).append(record)
         for group, own in homes.items():
             group.put_back(own)
+
+    def keep_back(self, record: Stored) -> None:
+        """Its group stays blocked, as if it were still in hand."""
+        record.home.out += 1
+
+    def go_on(self, record: Stored) -> None:
+        """Its group goes on, unless another one blocks it."""
+        self.settle((), [record])
 
     def drop(self, record: Stored) -> None:
         """Pass over it."""

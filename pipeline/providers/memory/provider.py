@@ -70,6 +70,7 @@ class MemoryProvider:
             count=count,
             release_counts=on_receive,
             abandon_delay=on_receive and sessions is SessionSupport.UNSUPPORTED,
+            group_delay=sessions is SessionSupport.EMULATED,
             single_release=True,
             session_state=sessions is SessionSupport.NATIVE,
             scheduling=True,

@@ -183,10 +183,15 @@ class BrokerQueue:
         self.store.counters.abandoned += len(records)
         return failures
 
-    def release(self, lane: Lane, receipts: Sequence[int], now: float) -> Failures:
-        """Nobody handled them: again."""
+    def release(
+        self, lane: Lane, receipts: Sequence[int], now: float, delay: float = 0.0
+    ) -> Failures:
+        """Nobody handled them: again; with a delay later, and with them their groups."""
+        if delay > 0 and self.rules.dialect != "groups":
+            where = f"memory queue {self.rules.name}"
+            raise Unsupported("release with a delay", where, "only `sessions: groups` can")
         tokens, records, failures = self._pull(lane, receipts)
-        self.store.again(records, now, by=self.rules.unhandled)
+        self.store.again(records, now, by=self.rules.unhandled, delay=delay)
         self._order.settle(tokens, records)
         self.store.counters.released += len(records)
         return failures

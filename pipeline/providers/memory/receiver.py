@@ -167,10 +167,10 @@ class MemoryReceiver:
         self._guard.check()
         return await self._guard.bounded(self._broker.abandon(self._lane, receipts, delay))
 
-    async def release(self, receipts: Sequence[Receipt]) -> Failures:
-        """Nobody handled them: deliver them again now, in front."""
+    async def release(self, receipts: Sequence[Receipt], delay: float = 0.0) -> Failures:
+        """Nobody handled them: deliver them again, in front; with a delay their groups wait."""
         self._guard.check()
-        return await self._guard.bounded(self._broker.release(self._lane, receipts))
+        return await self._guard.bounded(self._broker.release(self._lane, receipts, delay))
 
     async def dead_letter(
         self, receipts: Sequence[Receipt], reasons: Sequence[DeadLetter]

@@ -115,6 +115,12 @@ class Sessions:
             session.put_back(own)
             self._offer(session)
 
+    def keep_back(self, record: Stored) -> None:
+        """A session's message is never delayed: its session is given back, or held."""
+
+    def go_on(self, record: Stored) -> None:
+        """None was kept back."""
+
     def drop(self, record: Stored) -> None:
         """Pass over it."""
         session = record.home

@@ -50,7 +50,7 @@ class Store:
         self._dead = dead or self
         self._stored: dict[int, Stored] = {}  # all of them, by ascending sequence
         self._scheduled: dict[int, Stored] = {}  # their time to be enqueued has not come
-        self._delayed: dict[int, Stored] = {}  # abandoned with a delay
+        self._delayed: dict[int, Stored] = {}  # given back with a delay
         self._deferred: dict[int, Stored] = {}
         self._calendar = 0.0
         self._due = Timeline()
@@ -163,6 +163,7 @@ class Store:
                 self._deferred[record.sequence] = record
             elif delay > 0:
                 self._delayed[record.sequence] = record
+                self._order.keep_back(record)
                 self._wait_until(now + delay, record.sequence)
             else:
                 waiting.append(record)
@@ -213,7 +214,9 @@ class Store:
 
     def _come_due(self, sequence: int, now: float, wall: float) -> None:
         if sequence in self._delayed:
-            self._order.put_back([self._delayed.pop(sequence)])
+            record = self._delayed.pop(sequence)
+            self._order.put_back([record])
+            self._order.go_on(record)
         elif sequence in self._scheduled:
             # As if sent now: behind all that is there, so that no session goes backwards.
             record = self._scheduled.pop(sequence)
@@ -227,9 +230,12 @@ class Store:
         record = self._stored.get(sequence)
         if record is None or record.locked_until:
             return  # one in hand is judged when it is given back
-        aside = self._deferred.pop(sequence, None) or self._delayed.pop(sequence, None)
+        aside = self._deferred.pop(sequence, None)
+        later = self._delayed.pop(sequence, None)
         self._expire(record)
-        if aside is None:
+        if later is not None:
+            self._order.go_on(record)
+        elif aside is None:
             self._order.drop(record)
 
     # Looking.

@@ -34,6 +34,7 @@ def declare(*, fifo: bool) -> Capabilities:
         count=Count.ON_RECEIVE,
         release_counts=True,
         abandon_delay=not fifo,
+        group_delay=fifo,
         single_release=True,
         session_state=False,
         scheduling=not fifo,

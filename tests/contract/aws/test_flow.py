@@ -20,12 +20,15 @@ ATTEMPTS = 4
 
 
 @both_clients
+@pytest.mark.parametrize("hold", [60.0, 0.2], ids=["held", "given back"])
 @pytest.mark.spec("F3", "R3", "P4")
-async def test_nobody_passes_the_head_of_a_group_through_all_its_attempts(client: str) -> None:
+async def test_nobody_passes_the_head_of_a_group_through_all_its_attempts(
+    client: str, hold: float
+) -> None:
     """Nine wait behind it: none is handled or dead-lettered before, and their order holds.
 
-    The head is held between its attempts, as long as its delays are not longer than `retry.hold`:
-    given back, it would come again at once with those behind it, and SQS counts each time.
+    Nor where it is given back between its attempts, because its delays are longer than
+    `retry.hold`: its group waits at SQS, and comes once for each attempt.
     """
     log: list[str] = []
 
@@ -50,7 +53,8 @@ async def test_nobody_passes_the_head_of_a_group_through_all_its_attempts(client
                 receivers=2,
                 handlers=2,
                 wait=1.0,
-                retry=RetryPolicy(ATTEMPTS, 0.05, 0.1, 1.0, jitter="half"),
+                hold=hold,
+                retry=RetryPolicy(ATTEMPTS, 1.0, 2.0, 1.0, jitter="half"),
             ),
             SystemClock(),
             name=FIFO,
@@ -58,6 +62,9 @@ async def test_nobody_passes_the_head_of_a_group_through_all_its_attempts(client
         flow.provider = await at.another()  # type: ignore[assignment]
         async with flow, asyncio.timeout(60):
             await flow.settled()
+            times = 1 if hold > 1 else ATTEMPTS
+            received = sum(receiver.stats()["received"] for receiver in flow.receivers)
+            assert received == times * (1 + len(nine)) + 3
         assert [text for text in log if text in "abc"] == ["a", "b", "c"]
         assert [text for text in log if text not in "abc"] == ["head"] * ATTEMPTS + nine
         assert sqs.depth(FIFO) == (0, 0, 0)

@@ -29,6 +29,7 @@ def declare(sessions: SessionSupport, counting: Count) -> Capabilities:
         count=counting,
         release_counts=on_receive,
         abandon_delay=on_receive and sessions is SessionSupport.UNSUPPORTED,
+        group_delay=sessions is SessionSupport.EMULATED,
         single_release=True,
         session_state=sessions is SessionSupport.NATIVE,
         scheduling=True,
