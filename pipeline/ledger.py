@@ -36,6 +36,7 @@ class Lot:
         "open",
         "receipts",
         "sequences",
+        "since",
         "sizes",
         "states",
         "turns",
@@ -51,6 +52,7 @@ class Lot:
         enqueued: Sequence[float],
         ids: Sequence[str],
         holding: int,
+        since: float,
     ) -> None:
         self.base = base
         self.receipts = receipts
@@ -60,6 +62,7 @@ class Lot:
         self.enqueued = enqueued
         self.ids = ids
         self.holding = holding
+        self.since = since
         self.states = bytearray(len(receipts))
         self.open = len(receipts)
 
@@ -85,15 +88,16 @@ class Ledger:
         enqueued: Sequence[float],
         ids: Sequence[str] = (),
         holding: int = 0,
+        since: float = 0.0,
     ) -> Lot:
-        """Take in the rows of one receive (at most `MOST_ROWS`).
+        """Take in the rows of one receive (at most `MOST_ROWS`), which came at `since`.
 
         `turns` has None, and `ids` and `holding` are given, where messages have no order.
         """
         if len(receipts) > MOST_ROWS:
             raise ValidationError("receive", f"brings at most {MOST_ROWS} rows", len(receipts))
         base = self._number << _WIDTH
-        lot = Lot(base, receipts, turns, sequences, sizes, enqueued, ids, holding)
+        lot = Lot(base, receipts, turns, sequences, sizes, enqueued, ids, holding, since)
         self._number += 1
         if receipts:
             self._lots[lot.base >> _WIDTH] = lot

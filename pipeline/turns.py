@@ -114,6 +114,10 @@ class Turns:
         if self.resume_at - now > most:
             self.given_back_at = now + most
 
+    def give_back(self, now: float) -> None:
+        """From now on there is no waiting here: once it is stopped, the session is given back."""
+        self.given_back_at = now
+
     def dispose(self) -> None:
         """A row is being dead-lettered: the next turn waits for the confirmation."""
         self.stopped = True

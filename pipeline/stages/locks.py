@@ -5,9 +5,10 @@ A lock is a session's (NATIVE) or a lot's. What follows for the rows is the rece
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, Lot
 from pipeline.providers.port import Receiver, Renewed
 from pipeline.stages.holdings import Holdings
 from pipeline.stages.renewal import Renewer
@@ -23,6 +24,8 @@ class Locks:
         holdings: the sessions.
         lose_session: told of a session whose holding is no longer ours.
         lose_row: told of a row, without a session, whose lock ended.
+        most: seconds after which a message's lock can't be renewed; None: no limit.
+        old: told of rows whose lock can't be renewed for much longer, and that are still held.
     """
 
     def __init__(
@@ -32,12 +35,16 @@ class Locks:
         holdings: Holdings,
         lose_session: Callable[[Turns], None],
         lose_row: Callable[[int], None],
+        most: float | None,
+        old: Callable[[Lot], None],
     ) -> None:
         self._source = source
         self._ledger = ledger
         self._holdings = holdings
         self._lose_session = lose_session
         self._lose_row = lose_row
+        self._most = most
+        self._old = old
         renew = self._renew_sessions if holdings.native else self._renew_lots
         self.renewer: Renewer[int] = Renewer(renew, self._lost)
 
@@ -58,7 +65,17 @@ class Locks:
             else:
                 self.lose(rows[place])
         failures = {at: again[base] for at, base in enumerate(bases) if base in again}
+        if self._most is not None:
+            self._tell_old(bases, self._most, answer.deadline)
         return Renewed(answer.deadline, failures)
+
+    def _tell_old(self, bases: Sequence[int], most: float, deadline: float) -> None:
+        """A lot that may not live for another two locks is old."""
+        now = asyncio.get_running_loop().time()
+        for base in bases:
+            lot = self._ledger.lot(base)
+            if lot is not None and lot.since + most - now <= 2 * (deadline - now):
+                self._old(lot)
 
     def _lost(self, key: int) -> None:
         if self._holdings.native:

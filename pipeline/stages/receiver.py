@@ -120,7 +120,15 @@ class ReceiverCore:
         )
         self._again = Again(self._ledger, self.held, self._outgo.send, self._lost)
         self._settler = Settler(source, self, settings.retry, clock, fatal)
-        self._locks = Locks(source, self._ledger, self._holdings, self._lose, self._lose_row)
+        self._locks = Locks(
+            source,
+            self._ledger,
+            self._holdings,
+            self._lose,
+            self._lose_row,
+            capabilities.max_lock,
+            self._grew_old,
+        )
         self._room = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -323,6 +331,7 @@ class ReceiverCore:
             batch.values("sequence"),
             sizes,
             batch.values("enqueued_at"),
+            since=asyncio.get_running_loop().time(),
         )
         if not self._holdings.native:
             self._locks.renewer.add(lot.base, received.deadline)
@@ -547,6 +556,17 @@ class ReceiverCore:
         self._outgo.lose(turns.session, turns.holding)
         self._drop(turns)
         self._lost(waiting)
+
+    def _grew_old(self, lot: Lot) -> None:
+        """The provider will not renew these locks much longer: a group that waits is given back.
+
+        One that runs is given back when it would wait, or is lost when its lock ends.
+        """
+        now = asyncio.get_running_loop().time()
+        for turns in dict.fromkeys(turns for turns in lot.turns if turns is not None):
+            turns.give_back(now)
+            if turns.stopped:
+                self._advance(turns)
 
     def _lose_row(self, row: int) -> None:
         """The lock of a row without a session ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -315,6 +316,36 @@ async def test_a_session_is_given_back_when_its_retry_is_far_away(queue: dict[st
     assert [body for body, _ in log] == ["a", "a", "b"]
     assert log[1][1] >= log[0][1] + 99
     assert (await bench.flow.broker.counters("queue")).completed == 2
+
+
+@pytest.mark.spec("P13", "F3")
+async def test_what_waits_is_given_back_before_its_lock_can_not_be_renewed() -> None:
+    """Whether it waits then, or would wait soon after; nothing is lost, and the order stays."""
+    log: list[str] = []
+
+    @handler
+    async def later(body: str, context: Context) -> Any:
+        log.append(body)
+        if body == "slow 1" and context.attempt == 1:
+            await asyncio.sleep(100)
+        return Retry(300.0) if body.endswith("1") and context.attempt == 1 else None
+
+    bench = Bench(later, {"fifo": True, "sessions": "groups", "visibility": 30.0}, hold=1000.0)
+    real = bench.flow.provider.capabilities
+    bench.flow.provider.capabilities = lambda queue: replace(real(queue), max_lock=120.0)  # type: ignore[method-assign]
+    await bench.send("slow 1", "slow 2", session="slow")
+    await bench.send("far 1", "far 2", session="far")
+    async with bench.flow:
+        await asyncio.sleep(95)
+        assert bench.counts["released"] == 2, "the slow one still runs"
+        await asyncio.sleep(20)
+        assert bench.counts["released"] == 4
+        await bench.flow.settled()
+        assert bench.counts["lost"] == 0
+        assert bench.counts["received"] == 8
+    for session in ("slow", "far"):
+        own = [body for body in log if body.startswith(session)]
+        assert own == [f"{session} 1", f"{session} 1", f"{session} 2"]
 
 
 @pytest.mark.spec("F6", "F2")
