@@ -380,9 +380,13 @@ class Gate:
     async def _watch(self, shared: ConnectionCalls, pause: float = 0.0) -> None:
         while True:
             await asyncio.sleep(pause)
+            known = self._known()
             try:
-                self._join(await shared.watch(self._user, self._known()))
-                pause = 0.0
+                answer = await shared.watch(self._user, known)
+                self._join(answer)
+                # Nothing new: somebody else of our name asks too, or too many ask. Let it be.
+                same = (answer.epoch, answer.version) == (known.epoch, known.version)
+                pause = _REJOIN if same else 0.0
             except QueueError as error:
                 self._lose(error)
                 pause = _REJOIN

@@ -112,7 +112,6 @@ BUGS = (
 """,
         """        return not self.out
 """,
-        start=75,
     ),
     Bug(
         "the record is keyed by sequence alone",
@@ -143,7 +142,6 @@ BUGS = (
         """            except TimeoutError:
                 await asyncio.sleep(1e6)
 """,
-        start=50,
     ),
     Bug(
         "credit is not given back",
@@ -230,7 +228,7 @@ BUGS = (
 """,
         """        turns.waiting = []
 """,
-        start=220,
+        start=620,
     ),
     Bug(
         "a release is an attempt",
@@ -258,6 +256,18 @@ BUGS = (
 """,
         """        sure = way.alive and (self.alone or way.sole) and not way.overdue
 """,
+    ),
+    Bug(
+        "a probe is given once",
+        "R2: the probe of a process that died is given to somebody else",
+        "pipeline.breaker",
+        """        if self._ticket is not None and now < self._given + self._policy.probe:
+            return self._given + self._policy.probe - now
+""",
+        """        if self._ticket is not None:
+            return self._policy.probe
+""",
+        start=1500,
     ),
     Bug(
         "a time-out is everybody's attempt",

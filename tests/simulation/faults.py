@@ -89,13 +89,16 @@ def draw(seed: int, receivers: int, routers: int, handlers: int) -> tuple[Fault,
     """The faults of a seed, for a cluster of this size."""
     dice = random.Random(seed * 31 + 7)
     slots = (
-        [f"receiver {at}" for at in range(receivers)]
+        ["connection 0"]
+        + [f"receiver {at}" for at in range(receivers)]
         + [f"router {at}" for at in range(routers)]
         + [f"handler {at}" for at in range(handlers)]
     )
-    lines = [
-        f"receiver {one} > router {two}" for one in range(receivers) for two in range(routers)
-    ] + [f"router {one % routers} > handler {one}" for one in range(handlers)]
+    lines = (
+        [f"receiver {one} > router {two}" for one in range(receivers) for two in range(routers)]
+        + [f"router {one % routers} > handler {one}" for one in range(handlers)]
+        + [f"receiver {one} > connection 0" for one in range(receivers)]
+    )
     found = [
         _one(dice, slots, lines, receivers, handlers)
         for _ in range(dice.choice((0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 8, 10)))

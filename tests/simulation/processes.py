@@ -27,7 +27,7 @@ class Slot:
     """A place in the cluster that one process after the other takes.
 
     Args:
-        role: receiver, router or handler.
+        role: connection, receiver, router or handler.
         number: which.
         faults: what is to happen at which of its steps.
     """

@@ -11,9 +11,11 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from pipeline.batch import MessageBatch
+from pipeline.breaker import Direction, Ticket, Told
 from pipeline.errors import ConnectionFailed, QueueError, Timeout
 from pipeline.message import Message
 from pipeline.outcomes import Part
+from pipeline.providers.gate import Known
 from pipeline.providers.memory import MemoryBroker
 from pipeline.providers.port import Sent
 from pipeline.stages.calls import Header, NoAnswer, ProcessDied
@@ -36,6 +38,13 @@ class Surroundings(Protocol):
     broker: MemoryBroker
     store: MemoryStore
     cut_until: dict[str, float]
+
+    @property
+    def connection(self) -> Process | None:
+        """The process with the connection's breakers, unless it is being replaced."""
+
+    def link(self, caller: Process, callee: Process) -> Link:
+        """The way from one process to another."""
 
     def delay(self, of: int, number: int) -> float:
         """How long the n-th call of a way takes."""
@@ -79,12 +88,12 @@ class Link:
         self._rows[header.number] = places
         for place, holding in zip(places, batch.values("holding"), strict=True):
             self._out[place] = (header.number, holding)
-        part: Part = await self._call(self._callee.core.run, header, batch)
+        part: Part = await self.call(self._callee.core.run, header, batch)
         return self._known(header.number, part)
 
     async def more(self, caller: str, epoch: int, number: int, part: int) -> Part:
         """Ask for more outcomes."""
-        answer: Part = await self._call(self._callee.core.more, caller, epoch, number, part)
+        answer: Part = await self.call(self._callee.core.more, caller, epoch, number, part)
         return self._known(number, answer)
 
     def _known(self, number: int, part: Part) -> Part:
@@ -95,7 +104,8 @@ class Link:
                 del self._out[places[row]]
         return part
 
-    async def _call(self, method: Callable[..., Any], *args: Any) -> Any:
+    async def call(self, method: Callable[..., Any], *args: Any) -> Any:
+        """Call a method of the callee's core."""
         loop = asyncio.get_running_loop()
         number, fault = self._world.schedule.next_call(self._name)
         answer: asyncio.Future[Any] = loop.create_future()
@@ -165,6 +175,36 @@ def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
         future.exception()  # nobody may be there to hear it
+
+
+class FarConnection:
+    """The breakers' process as another reaches it (see `ConnectionCalls`): whoever it is now."""
+
+    def __init__(self, world: Surroundings, process: Process) -> None:
+        self._world = world
+        self._process = process
+
+    async def watch(self, user: str, known: Known) -> Known:
+        """Answer once there is more to know."""
+        answer: Known = await self._call("watch", user, known)
+        return answer
+
+    async def tell(self, user: str, told: Sequence[Told]) -> Known:
+        """Hear how calls ended."""
+        answer: Known = await self._call("tell", user, told)
+        return answer
+
+    async def take(self, user: str, direction: Direction) -> tuple[Ticket | None, Known]:
+        """Give the probe, if it is to be had."""
+        answer: tuple[Ticket | None, Known] = await self._call("take", user, direction)
+        return answer
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        there = self._world.connection
+        if there is None:
+            raise NoAnswer("there is no such process now")
+        link = self._world.link(self._process, there)
+        return await link.call(getattr(there.core, method), *args)
 
 
 class Service:

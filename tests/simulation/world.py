@@ -6,15 +6,19 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from pipeline.breaker import BreakerPolicy
 from pipeline.clock import SeededClock
 from pipeline.config import MemoryQueue
 from pipeline.errors import QueueError
 from pipeline.message import Message, to_row
 from pipeline.names import QueueName
+from pipeline.providers.gate import Gate
+from pipeline.providers.guarded import GuardedProvider
 from pipeline.providers.memory import MemoryBroker, MemoryProvider
 from pipeline.retry import RetryPolicy
 from pipeline.slots import SlotTable
 from pipeline.stages.calls import ProcessDied
+from pipeline.stages.connection import ConnectionCore
 from pipeline.stages.handler import HandlerCore, HandlerSettings
 from pipeline.stages.receiver import ReceiverCore, ReceiverSettings
 from pipeline.stages.router import RouterCore, RouterSettings
@@ -28,13 +32,23 @@ from tests.simulation.plan import ATTEMPTS, GRACE, VISIBILITY, Plan
 from tests.simulation.processes import NOBODY, Process, ProcessLoop, Slot
 from tests.simulation.unordered import UnorderedJournal
 from tests.simulation.watching import WatchOver
-from tests.simulation.wire import FarBroker, FarStore, Link, Target, world_delay
+from tests.simulation.wire import (
+    FarBroker,
+    FarConnection,
+    FarStore,
+    Link,
+    Target,
+    world_delay,
+)
 from tests.simulation.work import handler_of
 
 _MOST_SECONDS = 4_000.0
 """Until every message has ended; far more than the faults and retries of a plan can take."""
 _MOST_STEPS = 40_000
 _BYTES = 1 << 20
+_BREAKER = BreakerPolicy(failures=2, open=5.0, successes=2, probe=20.0)
+_PATIENCE = 5.0
+"""Seconds that a settlement waits for its turn while the breaker is open."""
 
 
 class World:
@@ -71,6 +85,7 @@ class World:
         self._links: dict[tuple[Process, Process], Link] = {}
         self._everything_at = min(schedule.steps(EVERYTHING), default=0)
         self._steps = 0
+        self.connections = self._slots("connection", 1)
         self.handlers = self._slots("handler", plan.handlers)
         self.routers = self._slots("router", plan.routers)
         self.receivers = self._slots("receiver", plan.receivers)
@@ -91,7 +106,13 @@ class World:
     @property
     def slots(self) -> list[Slot]:
         """Every place."""
-        return [*self.handlers, *self.routers, *self.receivers]
+        return [*self.connections, *self.handlers, *self.routers, *self.receivers]
+
+    @property
+    def connection(self) -> Process | None:
+        """The process with the connection's breakers, unless it is being replaced."""
+        [slot] = self.connections
+        return slot.here if slot.standing else None
 
     # ---------------------------------------------------------------- from begin to end
 
@@ -168,9 +189,13 @@ class World:
         """Put a new process in a place, and tell those who call it."""
         process = Process(slot, self._strike, self._watch)
         broker = self.broker
-        await {"handler": self._handle, "router": self._route, "receiver": self._receive}[
-            slot.role
-        ](slot, process)
+        makers = {
+            "connection": self._connect,
+            "handler": self._handle,
+            "router": self._route,
+            "receiver": self._receive,
+        }
+        await makers[slot.role](slot, process)
         if process.dead:
             return
         slot.process, slot.standing = process, True
@@ -188,12 +213,17 @@ class World:
         return self.receivers if slot.role == "router" else []
 
     def _join(self, caller: Process, callee: Process) -> None:
-        link = self._link(caller, callee)
+        link = self.link(caller, callee)
         caller.call_soon(lambda: _beside(caller.core.join(callee.slot.number, link)))
 
-    def _link(self, caller: Process, callee: Process) -> Link:
+    def link(self, caller: Process, callee: Process) -> Link:
+        """The way from one process to another."""
         key = (caller, callee)
         return self._links.get(key) or self._links.setdefault(key, Link(self, caller, callee))
+
+    async def _connect(self, slot: Slot, process: Process) -> None:
+        clock = self._clock(process.name)
+        process.core = process.now(ConnectionCore, "m", _BREAKER, slot.incarnations, clock)
 
     async def _handle(self, slot: Slot, process: Process) -> None:
         plan = self.plan
@@ -221,7 +251,7 @@ class World:
 
     async def _route(self, slot: Slot, process: Process) -> None:
         links = {
-            number: self._link(process, self.handlers[number].here)
+            number: self.link(process, self.handlers[number].here)
             for number, router in enumerate(self.table.routers)
             if router == slot.number
         }
@@ -236,7 +266,9 @@ class World:
 
     async def _receive(self, slot: Slot, process: Process) -> None:
         plan = self.plan
-        provider = MemoryProvider(FarBroker(self, process), self._queues)
+        gate = Gate("m", _BREAKER, FarConnection(self, process), slot.name, _PATIENCE)
+        real = MemoryProvider(FarBroker(self, process), self._queues)
+        provider = GuardedProvider(real, gate, turn=_PATIENCE)
         await self._trying(process, provider.start)
         source = await self._trying(process, lambda: self._lane(provider, slot))
         origin = await self._trying(process, lambda: provider.source(QUEUE))
@@ -258,14 +290,14 @@ class World:
             source,
             provider.capabilities(QUEUE),
             origin,
-            [self._link(process, router.here) for router in self.routers],
+            [self.link(process, router.here) for router in self.routers],
             self.table,
             self._clock(process.name),
             self._fatal(process),
         )
         await self.within(process, process.core.start())
 
-    def _lane(self, provider: MemoryProvider, slot: Slot) -> Awaitable[Any]:
+    def _lane(self, provider: GuardedProvider, slot: Slot) -> Awaitable[Any]:
         return provider.receiver(QUEUE, partition=slot.number, owner=slot.name)
 
     async def _trying(self, process: Process, call: Callable[[], Awaitable[Any]]) -> Any:

@@ -365,6 +365,20 @@ async def test_old_questions_are_answered_when_there_are_too_many() -> None:
     assert (await way.watch("y", Known(1, 0, {}))).version == known.version, "it knows less"
 
 
+async def test_two_of_one_name_do_not_answer_each_other_without_end() -> None:
+    """A receiver that was taken for dead asks on beside the new one; both still hear what is."""
+    way = Way()
+    old, new = Gate("main", POLICY, way, "receiver-0"), Gate("main", POLICY, way, "receiver-0")
+    await old.start()
+    await new.start()
+    await asyncio.sleep(60.0)
+    assert way.calls["watch"] <= 130, "the one that is displaced waits a second"
+    calls(new, SEND, *[BAD] * 5)
+    await asyncio.sleep(1.1)
+    assert old.open(SEND) is not None
+    await closing(old, new)
+
+
 async def test_an_older_answer_does_not_undo_a_newer_one() -> None:
     """Answers may overtake each other."""
     way = Way()
