@@ -267,7 +267,7 @@ BUGS = (
         """        if self._ticket is not None:
             return self._policy.probe
 """,
-        start=1500,
+        start=3100,
     ),
     Bug(
         "a time-out is everybody's attempt",

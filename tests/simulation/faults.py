@@ -16,8 +16,9 @@ STEPS = {
     "kill": "it is killed, and replaced {seconds:.2f} s later",
     "part": "it is taken for dead and replaced, but goes on for {seconds:.2f} s",
     "stall": "it stands still for {seconds:.2f} s",
+    "leave": "it is drained and ends, and another one follows {seconds:.2f} s later",
 }
-"""What may happen to a process at one of its steps."""
+"""What may happen to a process at one of its steps; only receivers leave."""
 
 CALLS = {
     "lose": "never arrives; its caller hears that there is no answer",
@@ -40,6 +41,7 @@ _SECONDS = {
     "kill": (0.0, 3.0),
     "part": (0.0, 40.0),
     "stall": (0.1, 45.0),
+    "leave": (0.0, 3.0),
     "late": (0.0, 5.0),
     "slow": (0.0, 12.0),
     "twice": (0.0, 3.0),
@@ -113,6 +115,8 @@ def _one(
     if what == "step":
         where, kinds = dice.choice((*slots, *slots, EVERYTHING)), tuple(STEPS)
         at = _number(dice, 400)
+        if not where.startswith("receiver"):
+            kinds = tuple(kind for kind in kinds if kind != "leave")
         if where == EVERYTHING:
             kinds = ("kill",)
     elif what == "call":

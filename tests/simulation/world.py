@@ -330,10 +330,25 @@ class World:
         self.journal.note("fault", str(fault))
         if fault.kind == "stall":
             process.stand_still(fault.seconds)
+        elif fault.kind == "leave":
+            self._loop.create_task(self._leave(process, fault.seconds), context=NOBODY.copy())
         elif fault.kind == "kill":
             self._lose(process, back=fault.seconds)
         else:
             self._lose(process, back=0.1, lingers=fault.seconds)
+
+    async def _leave(self, process: Process, back: float) -> None:
+        """A receiver ends in order while all else goes on, as where there are to be fewer."""
+        core = process.core
+        if core is None or process.gone:
+            return
+        await process.spawn(core.stop_receiving())
+        await process.spawn(core.idle())
+        left = await process.spawn(core.close())
+        if left:
+            self.journal.broken("nothing is left", f"{process.name} leaves with {left} rows")
+        if not process.gone:
+            self._lose(process, back=back)
 
     def _kill_itself(self, process: Process) -> None:
         """User code ends its process."""
