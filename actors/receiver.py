@@ -112,10 +112,11 @@ class ReceiverActor:
     @ray.method(concurrency_group="control")
     async def stats(self) -> Said:
         """Counters and latencies, and why it can't go on, if it can't."""
-        if self._core is None:
+        if self._core is None or self._provider is None:
             return Said(error=self._error)
-        paused = None if self._provider is None else self._provider.paused
-        return Said(self._core.stats(), self._error, list(self._core.latency.counts), paused)
+        counts = self._core.stats() | self._provider.figures()
+        latency = list(self._core.latency.counts)
+        return Said(counts, self._error, latency, self._provider.paused)
 
     def _fatal(self, error: BaseException) -> None:
         self._error = self._error or f"{type(error).__name__}: {error}"

@@ -67,9 +67,11 @@ def _text(figures: dict[str, Any]) -> str:
     for name, pipeline in figures.get("pipelines", {}).items():
         receivers, handlers = pipeline["receivers"], pipeline["handlers"]
         backlog = pipeline["backlog"]
+        expired = receivers.get("expired", 0)
         lines.append(
             f"  {name}: {receivers.get('completed', 0):,} completed, "
             f"{receivers.get('dead_lettered', 0):,} dead-lettered, "
+            f"{f'{expired:,} expired, ' if expired else ''}"
             f"{handlers.get('failed', 0):,} failures, "
             f"backlog {'?' if backlog is None else f'{backlog:,}'}, "
             f"in flight {receivers.get('in_hand', 0):,}, "

@@ -98,6 +98,10 @@ class GuardedProvider:
         _refuse(self._gate)
         return await self._real.depth(queue)
 
+    def figures(self) -> dict[str, int]:
+        """Its counters."""
+        return self._real.figures()
+
     async def close(self) -> None:
         """Close it, and then the gate: what its last calls say is still told."""
         self._closed = True

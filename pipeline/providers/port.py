@@ -364,5 +364,11 @@ class Provider(Protocol):
     async def depth(self, queue: str) -> Depth:
         """How much it holds now."""
 
+    def figures(self) -> dict[str, int]:
+        """Plain counters of this connection in this process: its pools, and what is counted here.
+
+        Those whose names end in `_in_use` say how it is; the others what has happened.
+        """
+
     async def close(self) -> None:
         """Close every sender and receiver, then the connection; idempotent."""

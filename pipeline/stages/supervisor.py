@@ -37,6 +37,10 @@ _NOW = {"in_hand", "bytes_in_hand", "sessions", "waiting", "running", "unsent", 
 """Figures that say how it is and not what has happened: they end with their process."""
 
 
+def _is_now(name: str) -> bool:
+    return name in _NOW or name.endswith("_in_use")
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """What one actor says of itself.
@@ -380,7 +384,7 @@ class _Post:
         self._silence = f"is being replaced: it {why}" if rows else f"is being replaced: {why}"
         _log.warning("%s %s", self._actor.name, self._silence)
         said, self._said = self._said, Said()
-        kept = {name: count for name, count in said.counts.items() if name not in _NOW}
+        kept = {name: count for name, count in said.counts.items() if not _is_now(name)}
         self._before = add_up((self._before, kept))
         if said.latency is not None:
             self._latency_before.merge(Histogram(said.latency))

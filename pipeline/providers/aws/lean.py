@@ -23,6 +23,7 @@ from botocore.utils import get_environ_proxies
 from pipeline.errors import AuthenticationFailed, ProviderError
 from pipeline.providers.aws.calls import RECEIVE, Answer
 from pipeline.providers.aws.errors import PROVIDER, from_exception
+from pipeline.providers.aws.pools import Pool
 from pipeline.providers.aws.sdk import KEPT, Sdk
 
 _LARGE = 2**20
@@ -41,10 +42,10 @@ class Lean:
         self._url = sdk.rest.meta.endpoint_url
         self._proxy = sdk.proxy() or _proxy_of_environment(self._url)
         self._region = sdk.rest.meta.region_name
-        self._polls = self._pool()
-        self._rest = self._pool()
+        self._polls = self._session(sdk.poll_pool)
+        self._rest = self._session(sdk.call_pool)
 
-    def _pool(self) -> aiohttp.ClientSession:
+    def _session(self, pool: Pool) -> aiohttp.ClientSession:
         """As many connections as calls may be under way, and some."""
         settings = self._sdk.settings
         connector = aiohttp.TCPConnector(
@@ -54,6 +55,7 @@ class Lean:
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, connect=self._sdk.limits.connect),
             cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[pool.trace()],
         )
 
     async def close(self) -> None:
@@ -66,20 +68,21 @@ class Lean:
         """One of the four calls."""
         polls = action == RECEIVE
         limit = seconds + self._sdk.limits.receive if polls else self._sdk.limits.send
-        pool = self._polls if polls else self._rest
+        session = self._polls if polls else self._rest
         body = json.dumps(parameters, separators=(",", ":"), default=_binary).encode()
         try:
-            async with asyncio.timeout(limit):
-                headers = await self._signed(action, body)
-                async with pool.post(
-                    self._url,
-                    # A large one in parts, as aiohttp wants it: it would hold up the loop.
-                    data=body if len(body) < _LARGE else io.BytesIO(body),
-                    headers=headers,
-                    proxy=self._proxy,
-                    allow_redirects=False,
-                ) as response:
-                    content = await response.read()
+            with self._sdk.poll_pool if polls else self._sdk.call_pool:
+                async with asyncio.timeout(limit):
+                    headers = await self._signed(action, body)
+                    async with session.post(
+                        self._url,
+                        # A large one in parts, as aiohttp wants it: it would hold up the loop.
+                        data=body if len(body) < _LARGE else io.BytesIO(body),
+                        headers=headers,
+                        proxy=self._proxy,
+                        allow_redirects=False,
+                    ) as response:
+                        content = await response.read()
         except (aiohttp.ClientError, BotoCoreError, ClientError, OSError, RuntimeError) as error:
             raise from_exception(action, error) from error
         if response.status != 200:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 
@@ -55,6 +56,7 @@ class AwsProvider:
         self._lean: Lean | None = None
         self._started = False
         self._open: set[SqsSender | SqsReceiver] = set()
+        self._counts: Counter[str] = Counter()
 
     async def start(self) -> None:
         """Connect, and look for every queue of the configuration; idempotent.
@@ -171,6 +173,7 @@ class AwsProvider:
             DeadLetters(partial(self._queues.dead, queue), batches),
             self._clock,
             self._made(f"the receiver of queue {queue}"),
+            self._counts,
             self._open.discard,
         )
         self._open.add(receiver)
@@ -190,6 +193,11 @@ class AwsProvider:
             scheduled=depths.get("ApproximateNumberOfMessagesDelayed"),
             dead_lettered=dead.get("ApproximateNumberOfMessages"),
         )
+
+    def figures(self) -> dict[str, int]:
+        """Both pools, and how many expired messages were dead-lettered or dropped."""
+        polls, calls = self._sdk.poll_pool.figures(), self._sdk.call_pool.figures()
+        return polls | calls | {"expired": self._counts["expired"]}
 
     async def close(self) -> None:
         """Close every sender and receiver, then the connections; idempotent."""

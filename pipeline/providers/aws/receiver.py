@@ -90,6 +90,7 @@ class SqsReceiver:
         dead_letters: the way to the dead-letter queue.
         clock: the calendar.
         guard: says whether a call can be made.
+        counts: of the provider's receivers: how many expired messages were disposed of.
         forget: tells the provider that this receiver was closed.
     """
 
@@ -101,6 +102,7 @@ class SqsReceiver:
         dead_letters: DeadLetters,
         clock: Clock,
         guard: Guard,
+        counts: Counter[str],
         forget: Callable[[SqsReceiver], None],
     ) -> None:
         self._settings = settings
@@ -109,6 +111,7 @@ class SqsReceiver:
         self._dead_letters = dead_letters
         self._clock = clock
         self._guard = guard
+        self._counts = counts
         self._forget = forget
         self._lock = float(math.ceil(settings.visibility))
         self._holding = 0
@@ -116,7 +119,6 @@ class SqsReceiver:
         self._bringing: asyncio.Task[Received] | None = None
         self._in_hand: set[Receipt] = set()
         self._closing: asyncio.Task[None] | None = None
-        self.expired = 0
 
     # --- receiving --------------------------------------------------------------------------------
 
@@ -245,7 +247,7 @@ class SqsReceiver:
         """
         gone = set(expired)
         failures = await self._dispose(expired)
-        self.expired += len(expired) - len(failures)
+        self._counts["expired"] += len(expired) - len(failures)
         back = [expired[at] for at in failures]
         kept = [receipt for receipt in receipts if receipt not in gone]
         if back:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import aioboto3
 from aiobotocore.config import AioConfig
@@ -18,6 +19,7 @@ from pipeline.config import AwsConnection, resolve
 from pipeline.errors import ConfigurationError
 from pipeline.providers.aws.calls import CHANGE, DELETE, RECEIVE, SEND, Answer
 from pipeline.providers.aws.errors import from_exception
+from pipeline.providers.aws.pools import Pool
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
@@ -64,6 +66,7 @@ class Sdk:
         self.settings = settings
         self.limits = limits
         self.session: Any = None
+        self.poll_pool, self.call_pool = Pool("polls"), Pool("calls")
         self._stack = AsyncExitStack()
         self._clients: dict[str, SQSClient] = {}
 
@@ -73,6 +76,12 @@ class Sdk:
             _log.warning(
                 "%s.verify is false: whoever answers is believed to be SQS; trust a private "
                 "authority with ca_bundle instead",
+                self._path,
+            )
+        if (self.settings.endpoint or "").startswith("http://") and not self._near():
+            _log.warning(
+                "%s.endpoint begins with http://: messages and signatures go there readable for "
+                "everybody on the way; use https://",
                 self._path,
             )
         try:
@@ -87,6 +96,11 @@ class Sdk:
         except (BotoCoreError, ClientError, ValueError, OSError) as error:
             await self.close()
             raise from_exception(f"{self._path}: connect", error) from error
+
+    def _near(self) -> bool:
+        """Whether the endpoint is on this machine."""
+        host = urlsplit(self.settings.endpoint or "").hostname or ""
+        return host == "localhost" or host.startswith("127.") or host == "::1"
 
     @property
     def rest(self) -> SQSClient:
@@ -106,8 +120,9 @@ class Sdk:
     async def ask(self, method: str, **parameters: Any) -> Answer:
         """Call any method of the SDK, bounded by the send time-out."""
         try:
-            async with asyncio.timeout(self.limits.send):
-                answer: Answer = await getattr(self.rest, method)(**parameters)
+            with self.call_pool:
+                async with asyncio.timeout(self.limits.send):
+                    answer: Answer = await getattr(self.rest, method)(**parameters)
         except (BotoCoreError, ClientError, OSError) as error:
             raise from_exception(method, error) from error
         return answer
@@ -120,8 +135,9 @@ class Sdk:
         limit = seconds + self.limits.receive if polls else self.limits.send
         method = getattr(self.polls if polls else self.rest, _METHODS[action])
         try:
-            async with asyncio.timeout(limit):
-                answer: Answer = await method(**parameters)
+            with self.poll_pool if polls else self.call_pool:
+                async with asyncio.timeout(limit):
+                    answer: Answer = await method(**parameters)
         except (BotoCoreError, ClientError, OSError) as error:
             raise from_exception(action, error) from error
         return answer
