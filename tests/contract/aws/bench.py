@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar, cast
 from uuid import uuid4
 
@@ -14,6 +14,7 @@ import pytest
 from pipeline.client import QueueClient
 from pipeline.clock import SystemClock
 from pipeline.config import AwsConnection, parse
+from pipeline.errors import QueueNotFound
 from pipeline.providers.aws import AwsProvider
 from pipeline.providers.aws.sdk import Limits, Sdk
 from pipeline.providers.open import open_provider
@@ -93,6 +94,10 @@ class SqsContract(ProviderContract):
         monkeypatch.setenv("QR_TEST_SECRET", "wJalrXUtnFEMI")
         self.address = request.getfixturevalue(self.server)
 
+    def connection(self) -> dict[str, Any]:
+        """The way to the server."""
+        return connection(self.address, client=self.client)
+
     @asynccontextmanager
     async def create(self, wanted: Wanted) -> AsyncIterator[Bench]:
         if wanted.duplicate_window and not self.fifo:
@@ -101,7 +106,7 @@ class SqsContract(ProviderContract):
         config = parse(
             {
                 "name": "contract",
-                "connections": {"main": connection(self.address, client=self.client)},
+                "connections": {"main": self.connection()},
                 "queues": {
                     name: {
                         "connection": "main",
@@ -121,18 +126,19 @@ class SqsContract(ProviderContract):
         await admin.start()
         if wanted.max_deliveries is not None:
             await self._redrive(admin, name, wanted.max_deliveries)
-        yield Bench(
-            name,
-            lambda: QueueClient(config, clock=clock),
-            clock,
-            lambda: cast(AwsProvider, open_provider(config, "main", clock=clock)),
-        )
-        for each in (name, dead_name(name)):
-            await admin.ask(
-                "delete_queue",
-                QueueUrl=(await admin.ask("get_queue_url", QueueName=each))["QueueUrl"],
+        try:
+            yield Bench(
+                name,
+                lambda: QueueClient(config, clock=clock),
+                clock,
+                lambda: cast(AwsProvider, open_provider(config, "main", clock=clock)),
             )
-        await admin.close()
+        finally:
+            for each in (name, dead_name(name)):
+                with suppress(QueueNotFound):
+                    found = await admin.ask("get_queue_url", QueueName=each)
+                    await admin.ask("delete_queue", QueueUrl=found["QueueUrl"])
+            await admin.close()
 
     async def _redrive(self, admin: Sdk, name: str, most: int) -> None:
         """Make both queues, with a redrive policy."""
