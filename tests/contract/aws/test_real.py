@@ -3,7 +3,8 @@
 Credentials are those that AWS's own chain finds. Each test makes a queue with a unique name, and
 its dead-letter queue, and deletes both:
 
-    QR_TEST_AWS=eu-central-1 AWS_PROFILE=... .venv/bin/python -m pytest tests/contract/aws/test_real.py
+    export QR_TEST_AWS=eu-central-1 AWS_PROFILE=test
+    .venv/bin/python -m pytest tests/contract/aws/test_real.py
 """
 
 from __future__ import annotations
