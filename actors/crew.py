@@ -250,6 +250,9 @@ class _Handler(_Member):
     async def drain(self) -> None:
         await answer(self.actor.drain.remote())
 
+    async def idle(self) -> None:
+        await answer(self.actor.idle.remote())
+
     async def stop_running(self) -> None:
         await answer(self.actor.stop_running.remote())
 
@@ -296,6 +299,9 @@ class _Receiver(_Member):
 
     async def stop_receiving(self) -> None:
         await answer(self.actor.stop_receiving.remote())
+
+    async def nothing_runs(self) -> None:
+        await answer(self.actor.nothing_runs.remote())
 
     async def idle(self) -> None:
         await answer(self.actor.idle.remote())

@@ -189,6 +189,11 @@ class HandlerActor:
         await self._started().drain()
 
     @ray.method
+    async def idle(self) -> None:
+        """Return when nothing runs any more."""
+        await self._started().idle()
+
+    @ray.method
     async def stop_running(self) -> None:
         """Drain 4."""
         await self._started().stop_running()

@@ -99,6 +99,12 @@ class ReceiverActor:
             await self._core.stop_receiving()
 
     @ray.method
+    async def nothing_runs(self) -> None:
+        """No handler runs anything any more."""
+        if self._core is not None:
+            await self._core.nothing_runs()
+
+    @ray.method
     async def idle(self) -> None:
         """Return when nothing is in hand."""
         if self._core is not None:

@@ -67,6 +67,7 @@ class Part:
         others: the outcomes of other rows.
         last: whether every row of the call has its outcome now.
         void: the call never came and won't be let in any more: nobody handled its rows.
+        unknown: said by the caller to itself, of a router that died: a handler may run the rows.
         generation: of a router's answers, how many of its handlers have died.
     """
 
@@ -75,6 +76,7 @@ class Part:
     last: bool = False
     void: bool = False
     generation: int = 0
+    unknown: bool = False
 
 
 class OutcomeBook:

@@ -53,6 +53,7 @@ class Turns:
     """
 
     __slots__ = (
+        "asked",
         "disposing",
         "given_back_at",
         "held",
@@ -72,6 +73,7 @@ class Turns:
         "top",
         "tried",
         "turn",
+        "unknown",
         "waiting",
         "yields",
     )
@@ -91,6 +93,8 @@ class Turns:
         self.resumed = 0  # how many rows the turn began with
         self.resumed_at = 0.0
         self.tried = True  # a row of the turn has failed
+        self.unknown = False  # a handler may run a row that came back (DESIGN law 3 d)
+        self.asked = False  # rows went to it since, behind that one
         self.given_back_at: float | None = None
         self.opened_at = 0.0
         self.idle_since = 0.0
@@ -99,10 +103,21 @@ class Turns:
         self.rows: deque[int] = deque()
         self.waiting: list[Held] = []
 
-    def hold(self, held: Held) -> None:
-        """A row waits for the next turn: released, failed, or new while the turn is stopped."""
+    def hold(self, held: Held, *, unknown: bool = False) -> None:
+        """A row waits for the next turn: released, failed, or new while the turn is stopped.
+
+        Where its run may still go on the session is not given back; a next turn may begin, because
+        the handler that has it runs that one first.
+        """
         self.stopped = True
         self.waiting.append(held)
+        if unknown:
+            self.unknown, self.asked = True, False
+
+    def answered(self) -> None:
+        """A handler has told how a row ended: what it ran before that is over."""
+        if self.asked:
+            self.unknown = self.asked = False
 
     def wait(self, now: float, delay: float, most: float) -> None:
         """The next turn begins no sooner than the delay.
@@ -131,7 +146,7 @@ class Turns:
         """When something is to be done about a stopped, quiet session; None: not yet known."""
         if not self.stopped or not self.quiet() or self.lost:
             return None
-        if self.given_back_at is not None:
+        if self.given_back_at is not None and not self.unknown:
             return self.given_back_at
         if not self.waiting:
             return 0.0
@@ -142,14 +157,16 @@ class Turns:
 
     def gives_back(self, now: float) -> bool:
         """Whether the time has come to give the session back instead of trying again."""
-        return self.given_back_at is not None and now >= self.given_back_at
+        return not self.unknown and self.given_back_at is not None and now >= self.given_back_at
 
     def resume(self, now: float) -> list[Held]:
         """Begin the next turn with what waits, in order."""
         self.stopped = self.tried = False
+        self.asked = self.unknown
         self.resumed, self.resumed_at = len(self.waiting), now
         self.turn += 1
         self.resume_at = 0.0
-        self.given_back_at = None
+        if not self.unknown:
+            self.given_back_at = None
         waiting, self.waiting = sorted(self.waiting), []
         return waiting

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
+
+from pipeline.stages.calls import ProcessDied
 
 _log = logging.getLogger("queue_runtime.drain")
 _ANSWER = 10.0
@@ -29,6 +31,9 @@ class ReceiverControl(Protocol):
     async def idle(self) -> None:
         """Return when nothing is in hand."""
 
+    async def nothing_runs(self) -> None:
+        """No handler runs anything any more: give back what a dead router had (DESIGN law 3 d)."""
+
     async def close(self) -> int:
         """Give back what can be; returns how many messages had no outcome."""
 
@@ -45,6 +50,9 @@ class HandlerControl(Protocol):
 
     async def drain(self) -> None:
         """No row begins any more."""
+
+    async def idle(self) -> None:
+        """Return when nothing runs any more."""
 
     async def stop_running(self) -> None:
         """Cancel async handlers, tell sync ones."""
@@ -118,19 +126,24 @@ async def drain(
         [part.drain() for part in (*routers, *handlers)],
         limits.release + _ANSWER,
     )
-    finished = await _idle(receivers, limits.running, "3 running messages finish", report)
+
+    async def idle(name: str, limit: float) -> bool:
+        report.steps.append(name)
+        return await _idle(name, receivers, handlers, limit, report)
+
+    finished = await idle("3 running messages finish", limits.running)
     if not finished:
         await step(
             "4 running messages are cancelled",
             [handler.stop_running() for handler in handlers],
             _ANSWER,
         )
-        finished = await _idle(receivers, limits.cancel, "4 cancelled messages end", report)
+        finished = await idle("4 cancelled messages end", limits.cancel)
         if not finished:
             # Whose message it is that does not end isn't known here: none of them ends by itself.
             await step("4 handlers are killed", [handler.kill() for handler in handlers], _ANSWER)
             report.killed = len(handlers)
-            await _idle(receivers, _GIVEN_BACK, "4 what they had in hand comes back", report)
+            await idle("4 what they had in hand comes back", _GIVEN_BACK)
     left = await step("5 sessions are given back", [one.close() for one in receivers], _ANSWER)
     report.left = sum(left)
     report.unknown = len(receivers) - len(left)
@@ -141,20 +154,44 @@ async def drain(
 
 
 async def _idle(
-    receivers: Sequence[ReceiverControl], limit: float, name: str, report: Drained
+    name: str,
+    receivers: Sequence[ReceiverControl],
+    handlers: Sequence[HandlerControl],
+    limit: float,
+    report: Drained,
 ) -> bool:
-    report.steps.append(name)
+    """Wait until no receiver has anything in hand; False when that takes longer."""
 
-    async def one(receiver: ReceiverControl) -> None:
+    async def one(call: Callable[[], Awaitable[None]]) -> None:
         try:
-            await receiver.idle()
+            await call()
         except Exception as error:  # noqa: BLE001 - a dead receiver must not end the drain
             _note(name, error, report)
 
-    idle = asyncio.gather(*(one(receiver) for receiver in receivers))
+    async def nothing_runs() -> None:
+        if all(await asyncio.gather(*(_ran(handler, name, report) for handler in handlers))):
+            await asyncio.gather(*(one(receiver.nothing_runs) for receiver in receivers))
+
+    telling = asyncio.ensure_future(nothing_runs())
     try:
+        idle = asyncio.gather(*(one(receiver.idle) for receiver in receivers))
         await asyncio.wait_for(idle, limit)
     except TimeoutError:
+        return False
+    finally:
+        telling.cancel()
+        await asyncio.wait([telling])
+    return True
+
+
+async def _ran(handler: HandlerControl, name: str, report: Drained) -> bool:
+    """Wait until a handler runs nothing; whether that is known."""
+    try:
+        await handler.idle()
+    except ProcessDied:
+        return True
+    except Exception as error:  # noqa: BLE001 - nor must a handler that can't be asked
+        _note(name, error, report)
         return False
     return True
 

@@ -128,6 +128,7 @@ class HandlerCore:
         self._finished: deque[tuple[list[Stint], int]] = deque()
         self._work = asyncio.Event()
         self._done = asyncio.Event()
+        self._idle = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._sends: set[asyncio.Task[None]] = set()
         self._running: set[asyncio.Task[None]] = set()
@@ -158,6 +159,15 @@ class HandlerCore:
                 self._release_queue(lane)
                 self._forget(lane)
         self._ready.clear()
+        self._look_idle()
+
+    async def idle(self) -> None:
+        """Return when, after `drain`, nothing runs any more, and what ran is committed and sent."""
+        await self._idle.wait()
+
+    def _look_idle(self) -> None:
+        if self._here.draining and not any(lane.busy for lane in self._lanes.values()):
+            self._idle.set()
 
     async def stop_running(self) -> None:
         """Drain 4: cancel async handlers, tell sync ones."""
@@ -371,6 +381,7 @@ class HandlerCore:
             lane.busy = False
             self._release_queue(lane)
             self._forget(lane)
+        self._look_idle()
 
     def _until(self) -> Callable[[], bool]:
         monotonic = self._monotonic
@@ -525,6 +536,7 @@ class HandlerCore:
                 self._make_ready(lane)
             else:
                 self._forget(lane)
+        self._look_idle()
 
     def _keep_state(self, stint: Stint) -> None:
         """Keep the state read for the session's next rows."""

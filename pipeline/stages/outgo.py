@@ -82,11 +82,12 @@ class Call:
         Its handlers are not: what they still run of these rows, they run before anything that is
         sent to them from now on, and find in their record when it comes again.
         """
-        self.release()
+        self.release(unknown=True)
 
-    def release(self) -> None:
+    def release(self, *, unknown: bool = False) -> None:
         """Nobody will answer for the rows that are open: they come back."""
-        self.apply(Part(others=[Outcome(row, Kind.RELEASED) for row in self._left()], last=True))
+        others = [Outcome(row, Kind.RELEASED) for row in self._left()]
+        self.apply(Part(others=others, last=True, unknown=unknown))
 
     def _left(self) -> list[int]:
         return [row for row, done in enumerate(self._seen) if not done]

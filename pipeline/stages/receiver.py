@@ -134,6 +134,8 @@ class ReceiverCore:
         self._idle.set()
         self._fetching: asyncio.Task[None] | None = None
         self._stopping = False
+        self._nothing_runs = False
+        self._unknown: set[Turns] = set()
         self._others_wait = False
         self._polling = False
         self._waking: asyncio.Task[None] | None = None
@@ -168,6 +170,17 @@ class ReceiverCore:
     async def join(self, router: int, calls: RunCalls) -> None:
         """A new router took the place of a dead one: what waits for it goes on its way again."""
         await self._outgo.join(router, calls)
+
+    async def nothing_runs(self) -> None:
+        """Drain: no handler runs anything any more, so what nobody could tell of can be given back.
+
+        That is what a router had when it died: until now a handler might have been running it.
+        """
+        self._nothing_runs = True
+        unknown, self._unknown = self._unknown, set()
+        for turns in sorted(unknown, key=lambda turns: turns.session):
+            turns.unknown = turns.asked = False
+            self._advance(turns)
 
     async def idle(self) -> None:
         """Return when nothing is in hand."""
@@ -382,7 +395,8 @@ class ReceiverCore:
         for lot, places in self._ledger.lots([rows[at] for at in part.completed]):
             self._complete(lot, places, touched)
         if part.others:
-            self._apply_others(call, part.others, touched)
+            unknown = part.unknown and not self._nothing_runs
+            self._apply_others(call, part.others, touched, unknown=unknown)
         for turns in touched:
             self._advance(turns)
         self._ask_anew()
@@ -390,6 +404,9 @@ class ReceiverCore:
     def _complete(self, lot: Lot, places: list[int], touched: dict[Turns, None]) -> None:
         """Rows of one lot were handled."""
         _came_back(lot, places, touched)
+        if self._unknown:
+            for place in places:
+                self._answered(lot.turns[place])
         lost = self._ledger.settle_all(lot, places)
         if lost:
             gone = set(lost)
@@ -397,7 +414,16 @@ class ReceiverCore:
         self._settler.complete([lot.base + place for place in places])
         self._lost([lot.base + place for place in lost])
 
-    def _apply_others(self, call: Call, others: list[Outcome], touched: dict[Turns, None]) -> None:
+    def _answered(self, turns: Turns | None) -> None:
+        """A handler has told how a row of the session ended."""
+        if turns is not None:
+            turns.answered()
+            if not turns.unknown:
+                self._unknown.discard(turns)
+
+    def _apply_others(
+        self, call: Call, others: list[Outcome], touched: dict[Turns, None], *, unknown: bool
+    ) -> None:
         copy = call.copy([outcome.row for outcome in others])
         sequences, failures = copy.values("sequence"), copy.values("failures")
         dead: list[tuple[int, DeadLetter]] = []
@@ -406,6 +432,8 @@ class ReceiverCore:
             lot, at = self._ledger.find(row)
             turns = lot.turns[at]
             _came_back(lot, [at], touched)
+            if outcome.kind is not Kind.RELEASED:
+                self._answered(turns)
             if not self.held(row):
                 self.ended([row], How.LOST)
             elif outcome.kind is Kind.DEAD_LETTER:
@@ -427,14 +455,16 @@ class ReceiverCore:
                 if turns is None:
                     self._keep_alone(held, outcome)
                 else:
-                    self._keep(held, turns, outcome)
+                    self._keep(held, turns, outcome, unknown=unknown)
                     touched[turns] = None
         if dead:
             self._settler.dead_letter([row for row, _ in dead], [why for _, why in dead])
 
-    def _keep(self, held: Held, turns: Turns, outcome: Outcome) -> None:
+    def _keep(self, held: Held, turns: Turns, outcome: Outcome, *, unknown: bool) -> None:
         """A row of a session waits for the next turn."""
-        turns.hold(held)
+        turns.hold(held, unknown=unknown)
+        if unknown:
+            self._unknown.add(turns)
         if outcome.kind is Kind.RETRY:
             self.counts["retried"] += 1
             now = asyncio.get_running_loop().time()
@@ -464,7 +494,7 @@ class ReceiverCore:
         """Do what is due about a stopped session, or come back when it is."""
         if turns not in self._holdings:
             return
-        if self._stopping:
+        if self._stopping and not turns.unknown:
             self._give_back(turns)
             return
         due = turns.due()
@@ -529,6 +559,7 @@ class ReceiverCore:
     def _drop(self, turns: Turns) -> None:
         """Forget a session: it is given back, lost, or empty."""
         self._holdings.drop(turns)
+        self._unknown.discard(turns)
         if self._holdings.native:
             self._locks.renewer.forget(turns.holding)
         if turns.turn or turns.stopped:

@@ -263,10 +263,7 @@ class Flow:
             await handler.drain()
         for handler in self.handlers:
             await handler.stop_running()
-        await asyncio.wait(
-            [asyncio.ensure_future(receiver.idle()) for receiver in self.receivers],
-            timeout=_IDLE,
-        )
+        await asyncio.wait([asyncio.ensure_future(self._idle())], timeout=_IDLE)
         left = 0
         for receiver in self.receivers:
             left += await receiver.close()
@@ -276,6 +273,14 @@ class Flow:
             await handler.close()
         await self.provider.close()
         return left
+
+    async def _idle(self) -> None:
+        for handler in self.handlers:
+            await handler.idle()
+        for receiver in self.receivers:
+            await receiver.nothing_runs()
+        for receiver in self.receivers:
+            await receiver.idle()
 
     async def __aenter__(self) -> Self:
         await self.start()

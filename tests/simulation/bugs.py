@@ -270,6 +270,16 @@ BUGS = (
         start=3100,
     ),
     Bug(
+        "what a handler may run is given back",
+        "law 3 d: no giving back until the old run can't be running",
+        "pipeline.turns",
+        """            self.unknown, self.asked = True, False
+""",
+        """            self.unknown, self.asked = False, False
+""",
+        start=5_003_400,
+    ),
+    Bug(
         "a time-out is everybody's attempt",
         "H6: only the message that ran for too long has had an attempt, the others are released",
         "pipeline.stages.router",

@@ -153,6 +153,68 @@ async def test_a_drain_while_a_router_is_dead_gives_everything_back(queue: dict[
     assert (depth.available, depth.in_hand) == (40, 0)
 
 
+@pytest.mark.spec("F3", "F6", "F7")
+@pytest.mark.parametrize("queue", [NATIVE, GROUPS], ids=str)
+async def test_what_a_dead_routers_handler_runs_is_not_given_back_before_it_ends(
+    queue: dict[str, Any],
+) -> None:
+    """Somebody else could get it meanwhile; what has not begun at all is given back at once."""
+
+    @handler
+    async def slow(body: str) -> None:
+        await asyncio.sleep(20)
+
+    crew = crew_of(slow, queue, handlers=1)
+    await send(crew, *numbered(["a"], 0, 3))
+    await crew.flow.start()
+    await asyncio.sleep(1)
+    crew.kill_router(0)
+    await asyncio.sleep(1)
+    await send(crew, *numbered(["b"], 0, 3))
+    await asyncio.sleep(1)
+    [receiver], [one] = crew.flow.receivers, crew.flow.handlers
+    await receiver.stop_receiving()
+    await one.drain()
+    await asyncio.sleep(10)
+    depth = await crew.flow.broker.depth("queue")
+    assert (depth.available, depth.in_hand) == (3, 3)
+    await one.idle()
+    assert now() > 19
+    await receiver.nothing_runs()
+    await receiver.idle()
+    depth = await crew.flow.broker.depth("queue")
+    assert (depth.available, depth.in_hand) == (6, 0)
+    assert await crew.flow.close() == 0
+
+
+@pytest.mark.spec("F3", "F6", "F7")
+async def test_what_a_dead_router_had_is_finished_where_another_one_comes() -> None:
+    """A receiver that ends alone waits for the handler to tell, and all it had is settled."""
+    log: list[str] = []
+
+    @handler
+    async def slow(body: str) -> None:
+        await asyncio.sleep(5)
+        log.append(body)
+
+    crew = crew_of(slow, NATIVE, handlers=1)
+    await send(crew, *numbered(["a"], 0, 3))
+    await crew.flow.start()
+    await asyncio.sleep(1)
+    crew.kill_router(0)
+    [receiver] = crew.flow.receivers
+    await receiver.stop_receiving()
+    await asyncio.sleep(10)
+    assert receiver.stats()["in_hand"] == 3
+    await crew.replace_router(0)
+    await receiver.idle()
+    assert log[0] == "a:00"
+    assert log == sorted(set(log))
+    depth = await crew.flow.broker.depth("queue")
+    assert (depth.available, depth.in_hand) == (3 - len(log), 0)
+    await crew.flow.close()
+
+
 @pytest.mark.spec("F7", "F3", "H5")
 async def test_a_row_that_failed_at_the_dead_routers_handler_is_still_the_first() -> None:
     """Its failure is in the record, its outcome was lost: it runs again, as the second attempt."""

@@ -278,6 +278,23 @@ def test_the_longest_delay_counts_and_a_long_one_gives_the_session_back() -> Non
     assert turns.given_back_at is None
 
 
+@pytest.mark.spec("F3")
+def test_a_session_of_which_a_row_may_run_is_not_given_back() -> None:
+    """Until a handler has told of a row that was sent behind that one."""
+    turns = Turns("s", 1, 0)
+    turns.hold(held(1), unknown=True)
+    turns.give_back(0.0)
+    turns.answered()
+    assert (turns.due(), turns.gives_back(9.0)) == (0.0, False), "told of before: it says nothing"
+    assert [one.sequence for one in turns.resume(1.0)] == [1]
+    turns.hold(held(1))
+    assert not turns.gives_back(9.0), "it came back, and reached nobody perhaps"
+    turns.resume(2.0)
+    turns.answered()
+    turns.hold(held(2))
+    assert (turns.due(), turns.gives_back(9.0)) == (0.0, True)
+
+
 @pytest.mark.spec("H4")
 def test_a_session_whose_last_row_was_dead_lettered_goes_on_at_once() -> None:
     """Nothing waits: the next turn may begin as soon as that is confirmed."""

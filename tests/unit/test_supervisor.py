@@ -133,7 +133,7 @@ async def test_every_pipeline_is_drained() -> None:
     assert report.unknown == 0
     assert not report.clean
     assert report.steps[0] == "1 no new receive"
-    assert handler.calls == ["drain", "close"]
+    assert handler.calls == ["drain", "idle", "close"]
     assert "stop_receiving" in one.calls
     assert "stop_receiving" in two.calls
 
