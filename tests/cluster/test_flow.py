@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,28 @@ async def test_a_handler_that_does_not_end_is_killed(ray_cluster: None) -> None:
     assert drained.clean
     assert (drained.left, drained.killed) == (0, 1)
     assert (depth.available, depth.in_hand) == (1, 0)
+
+
+@pytest.mark.spec("F6", "F7", "F3")
+async def test_a_router_that_dies_while_it_drains_holds_nothing_up(ray_cluster: None) -> None:
+    """What its handler runs ends, and only then it is given back; nobody is killed for it."""
+    one = runtime("router-gone", {"one": pipeline("slow_async")}, {"first": {"fifo": True}})
+    async with one:
+        await one.client.send("first", Message(b"4", session="a"))
+        await one.client.send_many("first", [Message(b"0", session="a") for _ in range(20)])
+        await asyncio.sleep(1.0)
+        draining = asyncio.ensure_future(one.drain())
+        await asyncio.sleep(1.0)
+        [pid] = [each.pid for name, each in one.processes.items() if "router" in name]
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(1.0)
+        before = await one.client.depth("first")
+        drained = await draining
+        depth = await one.client.depth("first")
+    assert before.in_hand == 21, "a session is given back as a whole"
+    assert drained.clean
+    assert drained.killed == 0
+    assert (depth.available, depth.in_hand) == (21, 0)
 
 
 @pytest.mark.spec("F6", "H6")
