@@ -198,8 +198,8 @@ class MessageTooLarge(QueueError):
 
     def __init__(self, size: int, max_size: int) -> None:
         super().__init__(
-            f"the message has {size} bytes, the queue takes at most {max_size}: "
-            "make it smaller or raise the queue's max_message_size"
+            f"the message has {size} bytes, the queue takes at most {max_size}: make it smaller, "
+            "or raise the queue's limit (max_message_size in memory, MaximumMessageSize at SQS)"
         )
         self.size = size
         self.max_size = max_size

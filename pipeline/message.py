@@ -108,7 +108,7 @@ class Message:
     def _check_optional(self) -> None:
         for name in ("correlation_id", "content_type", "deduplication_id"):
             text = getattr(self, name)
-            if text is not None and not (_is_text(text) and 0 < len(text) <= 1024):
+            if text is not None and not (is_text(text) and 0 < len(text) <= 1024):
                 raise ValidationError(f"Message.{name}", "must be 1 to 1024 characters", text)
         alive = self.time_to_live
         if alive is not None and not (isinstance(alive, (int, float)) and alive > 0):
@@ -133,14 +133,14 @@ def _attributes(given: Mapping[str, str]) -> Mapping[str, str]:
     if not isinstance(given, Mapping):
         raise ValidationError("Message.attributes", "must map text to text", given)
     for key, value in given.items():
-        if not _is_text(key) or not key:
+        if not is_text(key) or not key:
             raise ValidationError("Message.attributes", "keys must be non-empty strings", key)
-        if not _is_text(value):
+        if not is_text(value):
             raise ValidationError(f"Message.attributes[{key!r}]", "must be a string", value)
     return MappingProxyType(dict(given)) if given else _NOTHING
 
 
-def _is_text(value: object) -> bool:
+def is_text(value: object) -> bool:
     """Whether it is a string that can be written as UTF-8, which half a surrogate pair can't."""
     if not isinstance(value, str):
         return False

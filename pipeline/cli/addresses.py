@@ -68,9 +68,9 @@ def find(name: str, given: str | None) -> Address:
     found = announced(name)
     if found is None:
         raise ConfigurationError(
-            f"no run of {name!r} is active on this machine, and a queue in memory lives in a "
-            "running job: start it with: queue-runtime run CONFIG, or say where it runs with "
-            "--address or RAY_ADDRESS"
+            f"no run of {name!r} is active on this machine, and a queue in memory lives in one: "
+            "start it with: queue-runtime run CONFIG, or say where it runs with --address or "
+            "RAY_ADDRESS"
         )
     return found
 

@@ -135,6 +135,7 @@ class Core:
                 "QueueClient",
                 "belongs to the event loop that started it: make a client of its own for this "
                 "thread or loop, or hand the call over with asyncio.run_coroutine_threadsafe",
+                "a call from another loop",
             )
 
     # --- calls ------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ class Settling:
             deliveries: one, or several; see `Settling` for what comes back and what is raised.
             delay: seconds until they may be delivered again. `Unsupported` where the provider can't
                 wait (`Capabilities.abandon_delay`: SQS standard queues can): keep the message,
-                `renew` it, and abandon it later.
+                `renew` it, and abandon it later. SQS waits for 12 hours after the receipt at most.
         """
         if not delay >= 0:
             raise ValidationError("delay", "must be 0 or more seconds", delay)

@@ -24,6 +24,14 @@ Address = Annotated[
         r"https?://[^@\s/?#]+(/[^@\s?#]*)?", "an address like https://host:port, without a password"
     ),
 ]
+Proxy = Annotated[
+    str,
+    matching(
+        r"https?://[^@\s/?#]+(/[^@\s?#]*)?|env:[A-Za-z_][A-Za-z0-9_]*|file:/.+",
+        "an address like http://host:port; one with a password as a reference to it, env:NAME or "
+        "file:/path",
+    ),
+]
 SqsName = Annotated[
     str,
     matching(r"[A-Za-z0-9_-]{1,80}|[A-Za-z0-9_-]{1,75}\.fifo", "an SQS name: letters, digits, - _"),
@@ -65,7 +73,7 @@ class AwsConnection(Model):
     access_key_id: SecretReference | None = None
     secret_access_key: SecretReference | None = None
     session_token: SecretReference | None = None
-    proxy: Address | SecretReference | None = None
+    proxy: Proxy | None = None
     verify: bool = True
     ca_bundle: Annotated[str, Field(min_length=1)] | None = None
     client: Literal["lean", "sdk"] = "lean"
@@ -122,7 +130,8 @@ class AwsQueue(Model):
             into one of 64 sessions by a hash of its id.
         on_unsupported_sessions: what `fifo: true` does on a standard queue: fail at start, or go on
             unordered with a warning (SPEC P4).
-        visibility: seconds a message is locked unless that is renewed: whole ones, at most 12 h.
+        visibility: seconds a message is locked unless that is renewed: at most 12 h, rounded up to
+            whole ones.
         time_to_live: seconds an unread message lives when it names none itself, judged at receive;
             unset: as long as the queue keeps it.
         on_expiry: what happens to an expired message: dead-lettered as `expired`, or dropped.
@@ -155,6 +164,13 @@ class AwsQueue(Model):
     create: bool = False
     max_message_size: Count = 1_048_576
     send: SqsSend = Field(default_factory=SqsSend)
+
+    @model_validator(mode="after")
+    def _dead_letters_go_elsewhere(self) -> Self:
+        if self.name is not None and self.dead_letter_queue == self.name:
+            rule = "must be another queue: a copy would come again as a new message"
+            raise error_of(Problem(("dead_letter_queue",), rule, self.dead_letter_queue))
+        return self
 
     @property
     def has_groups(self) -> bool:

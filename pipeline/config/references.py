@@ -41,6 +41,9 @@ def broken_references(data: Mapping[str, Any]) -> Iterator[Problem]:
         if isinstance(queue, Mapping):
             given = queue.get("connection")
             yield from _unnamed(("queues", name, "connection"), given, connections, "connections")
+            provider = provider_of(given, connections)
+            if provider == "aws_sqs":  # what is only sent to would lose its order too
+                yield from _order_can_be_had(name, queue, provider)
     for name, pipeline in mapping(data.get("pipelines")).items():
         given = mapping(pipeline).get("queue")
         if given is None:
@@ -49,6 +52,8 @@ def broken_references(data: Mapping[str, Any]) -> Iterator[Problem]:
         if isinstance(given, str):
             queue = mapping(queues.get(given))
             provider = provider_of(queue.get("connection"), connections)
+            if provider != "aws_sqs":
+                yield from _order_can_be_had(given, queue, provider)
             yield from _order_fits(name, given, queue, provider)
 
 
@@ -69,31 +74,42 @@ def _unnamed(
     yield Problem(path, f"{what} the {section}: {', '.join(known) or '(none is named)'}", given)
 
 
+def _keeps_order(
+    name: str, queue: Mapping[str, Any], provider: str
+) -> tuple[str, Any, bool | None]:
+    """Which key says whether a queue keeps sessions, what it says, and whether it does."""
+    if provider == "aws_sqs":
+        value = queue.get("name") or name
+        return "name", value, str(value).endswith(".fifo")
+    value = queue.get("sessions")
+    return "sessions", value, {"none": False, "native": True, "groups": True}.get(str(value))
+
+
+def _order_can_be_had(name: str, queue: Mapping[str, Any], provider: str) -> Iterator[Problem]:
+    """SPEC P4: asking for order without sessions fails, unless the file says otherwise."""
+    key, value, keeps = _keeps_order(name, queue, provider)
+    unordered = queue.get("on_unsupported_sessions") == "unordered"
+    if queue.get("fifo") is True and keeps is False and not unordered:
+        sqs = provider == "aws_sqs"
+        allowed = "end in .fifo, as a FIFO queue's does" if sqs else "be native or groups"
+        yield Problem(
+            ("queues", name, key),
+            f"a fifo queue needs sessions: must {allowed}, or set on_unsupported_sessions: "
+            "unordered to do without order",
+            value,
+        )
+
+
 def _order_fits(
     pipeline: str, name: str, queue: Mapping[str, Any], provider: str
 ) -> Iterator[Problem]:
-    """SPEC P4: asking for order without sessions fails, unless the file says otherwise.
-
-    And a queue that keeps sessions can't be read message by message, as `fifo: false` says.
-    """
+    """A queue that keeps sessions can't be read message by message, as `fifo: false` says."""
     fifo = queue.get("fifo", False)
+    _, value, keeps = _keeps_order(name, queue, provider)
     if provider == "aws_sqs":
-        key, value = "name", queue.get("name") or name
-        keeps: bool | None = str(value).endswith(".fifo")
-        allowed, without = "end in .fifo, as a FIFO queue's does", "read a standard queue"
-        kept = f"{value} is a FIFO queue"
+        kept, without = f"{value} is a FIFO queue", "read a standard queue"
     else:
-        key, value = "sessions", queue.get("sessions")
-        keeps = {"none": False, "native": True, "groups": True}.get(str(value))
-        allowed, without = "be native or groups", "set sessions: none"
-        kept = f"sessions: {value} keeps order"
-    if fifo is True and keeps is False and queue.get("on_unsupported_sessions") != "unordered":
-        yield Problem(
-            ("queues", name, key),
-            f"a fifo queue needs sessions, and pipeline {pipeline} reads this one: must {allowed}, "
-            "or set on_unsupported_sessions: unordered to do without order",
-            value,
-        )
+        kept, without = f"sessions: {value} keeps order", "set sessions: none"
     if fifo is False and keeps is True:
         yield Problem(
             ("queues", name, "fifo"),

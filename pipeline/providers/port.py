@@ -154,10 +154,17 @@ class DeadLetter:
     Args:
         reason: the code.
         description: compact JSON or text; a provider cuts it to its limit.
+
+    Halves of surrogate pairs, as in the names of files that are not UTF-8, are written as escapes.
     """
 
     reason: str
     description: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("reason", "description"):
+            text = getattr(self, name).encode(errors="backslashreplace").decode()
+            object.__setattr__(self, name, text)
 
 
 @dataclass(frozen=True, slots=True)

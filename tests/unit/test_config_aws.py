@@ -69,8 +69,9 @@ def test_a_configuration_written_out_and_read_again_is_equal() -> None:
 def test_order_needs_a_fifo_queue_and_a_fifo_queue_order() -> None:
     """`fifo` says what is wanted, the queue's name what it is; both must agree where it is read."""
     pipelines = {"pipelines": {"p": {"queue": "orders", "handler": "app:on_order"}}}
-    with pytest.raises(ConfigurationError, match="name: a fifo queue needs sessions, and pipeline"):
-        parse(given(orders={"fifo": True}) | pipelines)
+    for more in (pipelines, {}):  # a queue that is only sent to would lose the order too
+        with pytest.raises(ConfigurationError, match=r"orders\.name: a fifo queue needs sess"):
+            parse(given(orders={"fifo": True}) | more)
     with pytest.raises(ConfigurationError, match=r"x\.fifo is a FIFO queue, and pipeline"):
         parse(given(orders={"name": "x.fifo"}) | pipelines)
     unordered = {"fifo": True, "on_unsupported_sessions": "unordered"}
@@ -78,6 +79,27 @@ def test_order_needs_a_fifo_queue_and_a_fifo_queue_order() -> None:
     fifo = parse(given(orders={"name": "x.fifo", "fifo": True}) | pipelines).queues["orders"]
     assert fifo.ordered
     assert not AwsQueue(connection="main").has_groups
+
+
+@pytest.mark.spec("R3", "P10")
+def test_dead_letters_go_to_another_queue() -> None:
+    """A copy in the same queue would be a new message, with new attempts."""
+    for queue in ({"dead_letter_queue": "orders"}, {"name": "x", "dead_letter_queue": "x"}):
+        with pytest.raises(ConfigurationError, match="dead_letter_queue: must be another queue"):
+            parse(given(orders=queue))
+
+
+@pytest.mark.spec("P9", "P10")
+def test_a_proxy_with_a_password_is_told_of_once() -> None:
+    """By the key that it stands at."""
+    with pytest.raises(ConfigurationError) as caught:
+        parse(given({"proxy": "http://u:secret@host:1"}, orders={}))
+    told = str(caught.value)
+    assert (
+        "connections.main.proxy: must be an address like http://host:port; one with a pass" in told
+    )
+    assert "secret" not in told
+    assert "problems" not in told
 
 
 @pytest.mark.spec("P8")

@@ -318,7 +318,7 @@ def test_azure_s_other_packages_are_not_taken_for_the_service_bus(module_path: P
 def test_order_without_sessions_fails_where_a_pipeline_asks_for_it() -> None:
     queue = {"connection": "main", "fifo": True, "sessions": "none"}
     text = told(put(QUEUE, queue))
-    assert "queues.orders.sessions: a fifo queue needs sessions, and pipeline p reads" in text
+    assert "queues.orders.sessions: a fifo queue needs sessions: must be native" in text
     assert "on_unsupported_sessions: unordered" in text
     assert (
         not parse(put(QUEUE, queue | {"on_unsupported_sessions": "unordered"}))

@@ -40,6 +40,15 @@ def _of(kind: type[QueueError]) -> _Make:
     return lambda text, _: kind(text)
 
 
+def _hinted(kind: type[QueueError], hint: str) -> _Make:
+    return lambda text, _: kind(f"{text}: {hint}")
+
+
+_KEYS = (
+    "give access_key_id and secret_access_key, or a profile, in the connection, or what AWS's own "
+    "tools read"
+)
+_REGION = "set region in the connection, or AWS_DEFAULT_REGION"
 _CODES: Mapping[str, _Make] = {
     code: make
     for codes, make in (
@@ -135,14 +144,15 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], _Make], ...] = (
     (sdk.ConnectTimeoutError, _of(ConnectionFailed)),
     (sdk.ReadTimeoutError, _of(Timeout)),
     (sdk.SSLError, _of(ConnectionFailed)),
+    (sdk.ProxyConnectionError, _hinted(ConnectionFailed, "look at the connection's proxy")),
     (sdk.HTTPClientError, _of(ConnectionFailed)),
-    (sdk.NoCredentialsError, _of(AuthenticationFailed)),
+    (sdk.NoCredentialsError, _hinted(AuthenticationFailed, _KEYS)),
     (sdk.PartialCredentialsError, _of(AuthenticationFailed)),
     (sdk.CredentialRetrievalError, _of(AuthenticationFailed)),
     (sdk.MetadataRetrievalError, _of(AuthenticationFailed)),
     (sdk.SSOError, _of(AuthenticationFailed)),
     (sdk.TokenRetrievalError, _of(AuthenticationFailed)),
-    (sdk.NoRegionError, _of(ConfigurationError)),
+    (sdk.NoRegionError, _hinted(ConfigurationError, _REGION)),
     (sdk.ProfileNotFound, _of(ConfigurationError)),
     (sdk.ConfigNotFound, _of(ConfigurationError)),
     (sdk.InvalidProxiesConfigError, _of(ConfigurationError)),

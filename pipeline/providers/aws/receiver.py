@@ -286,18 +286,16 @@ class SqsReceiver:
         if delay and self._settings.fifo:
             hint = "keep the message, renew it, and abandon it when the delay is over"
             raise Unsupported("abandon with a delay", f"{PROVIDER} (FIFO)", hint)
-        return await self._settle(receipts, lambda some: self._give(some, math.ceil(delay)))
+        return await self._settle(receipts, lambda some: self._give_later(some, delay))
 
     async def release(self, receipts: Sequence[Receipt], delay: float = 0.0) -> Failures:
         """Nobody handled them: deliver them again, in front; with a delay their groups wait."""
-        now = self._guard.check().time()
+        self._guard.check()
         if not delay:
             return await self._settle(receipts, self._free)
         if not self._settings.fifo:
             raise Unsupported("release with a delay", PROVIDER, "abandon it: that can be delayed")
-        oldest = min((receipt.received for receipt in receipts), default=now)
-        seconds = min(math.ceil(delay), math.floor(oldest + MAX_LOCK - now))
-        return await self._settle(receipts, lambda some: self._give(some, max(seconds, 0)))
+        return await self._settle(receipts, lambda some: self._give_later(some, delay))
 
     async def dead_letter(
         self, receipts: Sequence[Receipt], reasons: Sequence[DeadLetter]
@@ -363,6 +361,13 @@ class SqsReceiver:
         """Give them back: to be delivered again after so many seconds."""
         entries = [_change(receipt, seconds) for receipt in receipts]
         return self._ended(receipts, await self._batches.each(CHANGE, self._settings.url, entries))
+
+    async def _give_later(self, receipts: Sequence[Receipt], delay: float) -> Failures:
+        """Give them back for later: SQS keeps a message for 12 h from its receipt at most."""
+        now = asyncio.get_running_loop().time()
+        oldest = min((receipt.received for receipt in receipts), default=now)
+        seconds = min(math.ceil(delay), math.floor(oldest + MAX_LOCK - now))
+        return await self._give(receipts, max(seconds, 0))
 
     async def _free(self, receipts: Sequence[Receipt]) -> Failures:
         return await self._give(receipts, 0)

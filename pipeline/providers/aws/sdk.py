@@ -123,6 +123,10 @@ class Sdk:
             with self.call_pool:
                 async with asyncio.timeout(self.limits.send):
                     answer: Answer = await getattr(self.rest, method)(**parameters)
+        except TimeoutError as error:
+            where = self.rest.meta.endpoint_url
+            told = TimeoutError(f"{where} gave no answer within {self.limits.send:g} s")
+            raise from_exception(method, told) from error
         except (BotoCoreError, ClientError, OSError) as error:
             raise from_exception(method, error) from error
         return answer
@@ -145,7 +149,21 @@ class Sdk:
     def proxy(self) -> str | None:
         """The proxy's address, its password resolved."""
         proxy = self.settings.proxy
-        return self._secret("proxy") if proxy and proxy.startswith(("env:", "file:")) else proxy
+        if not proxy or not proxy.startswith(("env:", "file:")):
+            return proxy
+        found = self._secret("proxy") or ""
+        try:
+            parts = urlsplit(found)
+            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or "@" in (parts.hostname or ""):
+            raise ConfigurationError(
+                f"{self._path}.proxy: what {proxy} names must be an address like "
+                "http://user:password@host:port; what is no letter or digit in user and password "
+                "is written as %XX"
+            )
+        return found
 
     def trust(self) -> ssl.SSLContext | bool:
         """What the certificate is checked against: True for what the machine trusts."""
@@ -173,7 +191,15 @@ class Sdk:
 
     def _secret(self, key: str) -> str | None:
         reference = getattr(self.settings, key)
-        return None if reference is None else resolve(reference, f"{self._path}.{key}")
+        if reference is None:
+            return None
+        found = resolve(reference, f"{self._path}.{key}")
+        if not found.isprintable():
+            raise ConfigurationError(
+                f"{self._path}.{key}: what {reference} names has a line break or another control "
+                "character in it"
+            )
+        return found
 
     def _client(self, read_timeout: float) -> Any:
         settings = self.settings

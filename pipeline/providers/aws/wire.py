@@ -11,12 +11,12 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
-from pipeline.message import Message
+from pipeline.message import Message, is_text
 from pipeline.outcomes import Reason
 from pipeline.providers.aws import bodies
 
@@ -149,16 +149,55 @@ def dumps(value: Mapping[str, Any]) -> str:
 # --- receiving ------------------------------------------------------------------------------------
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and -1e11 < value < 1e11
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(is_text, (*value, *value.values())))
+
+
+def _are_typed(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        is_text(name) and isinstance(one, list) and len(one) == 2 and all(map(is_text, one))
+        for name, one in value.items()
+    )
+
+
+_SOUND: Mapping[str, Callable[[Any], bool]] = {
+    "id": is_text,
+    "session": is_text,
+    "correlation": is_text,
+    "type": is_text,
+    "ttl": lambda value: _is_number(value) and value > 0,
+    "dedup": is_text,
+    "not_before": _is_number,
+    "body": is_text,
+    "more": _are_texts,
+    "typed": _are_typed,
+    "dead": _are_texts,
+    "sent": is_text,
+    "hop": lambda value: type(value) is int and 0 <= value < 1_000_000,
+}
+"""What may stand at each key of our attribute."""
+
+
 def ours_of(message: Raw) -> dict[str, Any]:
-    """What this runtime added to a message; nothing, of one of other software."""
+    """What this runtime added to a message; nothing, of one of other software.
+
+    Whoever may send can write that attribute: what is not as we would have written it is passed
+    over, key by key.
+    """
     mine = (message.get("MessageAttributes") or {}).get(OURS)
     if mine is None:
         return {}
     try:
         found = json.loads(mine.get("StringValue") or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: value for name, value in found.items() if name in _SOUND and _SOUND[name](value)}
 
 
 def sequence_of(message: Raw) -> int | None:
@@ -232,7 +271,7 @@ def _row(message: Raw, sequence: int) -> tuple[Any, ...]:
     provider_id = message["MessageId"]
     return (
         ours.get("id") or provider_id,
-        ours.get("session") or system.get("MessageGroupId"),
+        _session_of(ours.get("session"), system.get("MessageGroupId")),
         sequence,
         int(system.get("ApproximateReceiveCount", 1)),
         bodies.decode(message.get("Body", ""), ours.get("body", "")),
@@ -249,6 +288,13 @@ def _row(message: Raw, sequence: int) -> tuple[Any, ...]:
         dead.get("reason"),
         dead.get("description"),
     )
+
+
+def _session_of(session: str | None, group: str | None) -> str | None:
+    """The session: what its group says, in full where the group only stands for it."""
+    if group is None or (session is not None and group == _legal(session)):
+        return session or group
+    return group
 
 
 def shown(attribute: Mapping[str, Any]) -> str:

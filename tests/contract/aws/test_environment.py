@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from pipeline import Message, QueueClient
+from pipeline import Message, QueueClient, errors
 from pipeline.config import parse
 from tests.contract.aws.bench import connection
 from tests.sqs.endpoint import Endpoint
@@ -62,3 +63,75 @@ async def test_the_proxy_of_the_environment_is_used(
         monkeypatch.setenv("http_proxy", endpoint.url)
         await send_one("http://sqs.nowhere.invalid", client)
         assert endpoint.depth("orders") == (1, 0, 0)
+
+
+@pytest.mark.spec("P8", "P10")
+@CLIENTS
+async def test_no_credentials_and_no_region_say_what_to_do(
+    client: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where neither the connection nor what AWS's own tools read has any."""
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    config = {
+        "name": "environment",
+        "connections": {"main": {"provider": "aws_sqs", "client": client}},
+        "queues": {"orders": {"connection": "main"}},
+    }
+    with pytest.raises(errors.ConfigurationError, match="set region in the connection"):
+        await QueueClient(parse(config)).start()
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    with pytest.raises(errors.AuthenticationFailed, match="give access_key_id and secret_access_k"):
+        async with QueueClient(parse(config)) as sender:
+            await sender.send("orders", Message(b"1"))
+
+
+@pytest.mark.spec("P8", "P9", "P10")
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("proxy", "u:PASSWORD@@junk", "proxy: what env:QR_TEST_ODD names must be an address"),
+        ("proxy", "ftp://h:1", "proxy: what env:QR_TEST_ODD names must be an address"),
+        ("proxy", "http://h:port", "proxy: what env:QR_TEST_ODD names must be an address"),
+        ("access_key_id", "AK\nPASSWORD", "access_key_id: what env:QR_TEST_ODD names has a line"),
+    ],
+)
+async def test_a_reference_to_what_cannot_be_used_is_told_by_its_key(
+    key: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At start, and without the secret."""
+    monkeypatch.setenv("QR_TEST_ODD", value)
+    config = {
+        "name": "environment",
+        "connections": {"main": connection("http://127.0.0.1:9", **{key: "env:QR_TEST_ODD"})},
+        "queues": {"orders": {"connection": "main"}},
+    }
+    with pytest.raises(errors.ConfigurationError, match=told) as caught:
+        await QueueClient(parse(config)).start()
+    assert "PASSWORD" not in str(caught.value)
+
+
+@pytest.mark.spec("P6", "P10")
+async def test_a_server_that_says_nothing_is_named() -> None:
+    """As one that speaks no TLS to somebody who does."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    config = {
+        "name": "environment",
+        "connections": {"main": connection(f"https://127.0.0.1:{port}")},
+        "queues": {"orders": {"connection": "main"}},
+        "retry": {"max_attempts": 1},
+        "timeouts": {"connect": 0.5, "send": 0.5},
+    }
+    with pytest.raises(
+        (errors.Timeout, errors.ConnectionFailed), match=f"https://127.0.0.1:{port}"
+    ):
+        await QueueClient(parse(config)).start()
+    server.close()
+    await server.wait_closed()

@@ -511,3 +511,20 @@ async def test_a_client_settles_again_only_what_may_help(client: str) -> None:
         assert [type(error) for error in failures.values()] == [errors.ProviderError]
         assert asked == [3]
         assert isinstance(failures[0], QueueError)
+
+
+@both_clients
+@pytest.mark.spec("P13", "P14")
+@pytest.mark.parametrize("queue", [STANDARD, FIFO])
+async def test_a_delay_longer_than_sqs_keeps_a_message_is_as_long_as_that(
+    client: str, queue: str
+) -> None:
+    """It is given back all the same, and not free at once."""
+    async with own(client, queue) as at:
+        await at.fill("a")
+        lane = await at.receiver()
+        received = await lane.receive(want())
+        give = lane.release if at.fifo else lane.abandon
+        assert await give(received.receipts, 100_000.0) == {}
+        assert at.sqs.depth(queue) == (0, 1, 0)
+        assert bodies(await lane.receive(want())) == []

@@ -213,3 +213,77 @@ def test_an_attribute_of_our_name_that_is_not_ours(ours: str) -> None:
     raw = foreign(6, "queue-runtime")
     raw["MessageAttributes"]["queue-runtime"]["StringValue"] = ours
     assert delivered(raw)["id"] == "theirs"
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)
+keys = st.sampled_from(
+    [
+        *("id", "session", "correlation", "type", "ttl", "dedup", "not_before", "body"),
+        *("more", "typed", "dead", "sent", "hop", "unknown"),
+    ]
+)
+
+
+@pytest.mark.spec("M2", "P10")
+@given(st.dictionaries(keys, json_values, max_size=6))
+def test_whoever_writes_our_attribute_harms_nobody(ours: dict[str, Any]) -> None:
+    """It is received, and can be dead-lettered, with what of it is as we would have written it."""
+    raw = foreign(6, "queue-runtime")
+    raw["MessageAttributes"]["queue-runtime"]["StringValue"] = json.dumps(ours)
+    row = delivered(raw)
+    assert row["body"] == b"plain"
+    if isinstance(ours.get("id"), str) and ours["id"].isascii() and ours["id"]:
+        assert row["id"] == ours["id"]
+    dead_letter_of(raw, DeadLetter("rejected"), fifo=True, limit=1_048_576)
+
+
+@pytest.mark.spec("M2", "P10")
+@pytest.mark.parametrize(
+    "ours",
+    [
+        '{"more":[1]}',
+        '{"dead":"x"}',
+        '{"ttl":"abc"}',
+        '{"ttl":-1}',
+        '{"ttl":1e999}',
+        '{"typed":{"a":"bcd"}}',
+        '{"id":5}',
+        '{"more":{"a":5}}',
+        '{"dead":{"reason":7}}',
+        '{"not_before":"soon"}',
+        '{"correlation":"\\ud800"}',
+        '{"hop":"many"}',
+        "[" * 5_000,
+    ],
+)
+def test_what_is_not_as_we_would_have_written_it_is_passed_over(ours: str) -> None:
+    """Key by key."""
+    raw = foreign(6, "queue-runtime")
+    raw["MessageAttributes"]["queue-runtime"]["StringValue"] = ours
+    row = delivered(raw)
+    assert (row["id"], row["time_to_live"], row["not_before"]) == ("theirs", None, None)
+    assert (row["correlation_id"], row["dead_letter_reason"]) == (None, None)
+    dead_letter_of(raw, DeadLetter("rejected"), fifo=True, limit=1_048_576)
+
+
+@pytest.mark.spec("F3", "M2")
+def test_a_session_is_that_of_its_group() -> None:
+    """Two groups that both claim to be one session would be handled in no order."""
+    raw = foreign(6, "queue-runtime")
+    raw["Attributes"]["MessageGroupId"] = "mine"
+    raw["MessageAttributes"]["queue-runtime"]["StringValue"] = '{"session":"another"}'
+    assert delivered(raw)["session"] == "mine"
+    name = "Stra\u00dfe 7"
+    sent = entry_of(Message(b"x", session=name), name, fifo=True, delay=0)
+    raw["Attributes"]["MessageGroupId"] = sent.group
+    raw["MessageAttributes"] = sent.fields["MessageAttributes"]
+    assert delivered(raw)["session"] == name

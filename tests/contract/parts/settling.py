@@ -177,6 +177,19 @@ class SettlingContract(Contract):
             await client.complete(again)
             await self.nothing(client, bench.queue, dead_letters=True)
 
+    @pytest.mark.spec("P2", "R3")
+    async def test_a_reason_that_is_no_text_is_written_as_one(self) -> None:
+        """A file's name that is not UTF-8, say: half a surrogate pair goes there as an escape."""
+        async with self.open() as bench:
+            [client] = bench.clients
+            await client.send(bench.queue, self.message())
+            delivery = await self.one(client, bench.queue)
+            await client.dead_letter(delivery, "bad\udce9", "no file a\udce9")
+            dead = await self.one(client, bench.queue, dead_letters=True)
+            assert dead.dead_letter_reason == "bad\\udce9"
+            assert dead.dead_letter_description == "no file a\\udce9"
+            await client.complete(dead)
+
     @pytest.mark.spec("P2")
     async def test_many_are_dead_lettered_in_one_call(self) -> None:
         """One reason for all of them; the dead-letter queue has no sessions to wait for."""
