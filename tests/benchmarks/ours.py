@@ -129,7 +129,7 @@ class Filled(Runtime):
     async def timed(self, case: Case) -> Result:
         """Fill the queue, run it empty, and measure from the first receive to the last settled."""
         self.connect()
-        topology = Topology(self.config, self._path, int(time.time() * 1000))
+        topology = Topology(self.config, self._path)
         await self._start_queues(topology)
         for messages in case.messages():
             await self.client.send_many("events", messages)
