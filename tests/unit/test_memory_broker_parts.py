@@ -83,7 +83,7 @@ def test_a_line_forgets_messages_that_ended_behind_its_head() -> None:
         line.append(last)
         line.drop(last)
         assert line.gone <= 66
-    assert last.row == ()
+    assert last.body == b""
     assert walk(line) == [0]
 
 

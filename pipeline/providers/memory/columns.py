@@ -21,11 +21,10 @@ def batch_of(
         locked_until: seconds since 1970.
         marks: the records' marks, or-ed: columns that no row needs are not made.
     """
-    rows = [record.row for record in records]
     columns: dict[str, Sequence[Any]] = {
-        "id": [row[0] for row in rows],
-        "session": [row[1] for row in rows],
-        "body": [row[2] for row in rows],
+        "id": [record.id for record in records],
+        "session": [record.session for record in records],
+        "body": [record.body for record in records],
         "holding": holdings,
         "sequence": [record.sequence for record in records],
         "enqueued_at": [record.enqueued_at for record in records],
@@ -33,18 +32,18 @@ def batch_of(
     }
     if marks & AGAIN:
         columns["delivery_count"] = [record.count for record in records]
-    if rows and marks & EXTRA:
-        _add_extras(columns, rows)
-    if rows and records[0].why is not None:  # then all of them are dead letters
+    if records and marks & EXTRA:
+        _add_extras(columns, records)
+    if records and records[0].why is not None:  # then all of them are dead letters
         reasons = [record.why for record in records if record.why is not None]
         columns["dead_letter_reason"] = [str(why.reason) for why in reasons]
         columns["dead_letter_description"] = [why.description for why in reasons]
     return MessageBatch.from_columns(len(records), columns)
 
 
-def _add_extras(columns: dict[str, Sequence[Any]], rows: Sequence[tuple[Any, ...]]) -> None:
-    given = zip(*rows, strict=True)
-    for name, values in list(zip(ROW_FIELDS, given, strict=True))[3:]:
+def _add_extras(columns: dict[str, Sequence[Any]], records: Sequence[Stored]) -> None:
+    given = zip(*[record.rest for record in records], strict=True)
+    for name, values in zip(ROW_FIELDS[3:], given, strict=True):
         if values.count(None) == len(values):
             continue
         if name == "attributes":

@@ -72,7 +72,7 @@ class Order(Protocol):
     def hold(self, records: list[Stored]) -> Picked:
         """Deferred messages go into a lane's hand."""
 
-    def settle(self, receipts: Sequence[int], records: Sequence[Stored]) -> None:
+    def settle(self, records: Sequence[Stored]) -> None:
         """These left the hand they were in; those that wait again were put back before."""
 
     def put_back(self, records: list[Stored]) -> None:
@@ -109,7 +109,7 @@ class Unordered:
         """Their holding is a number that grows with each receive."""
         return Picked(records, _one_holding(self._numbers, records))
 
-    def settle(self, receipts: Sequence[int], records: Sequence[Stored]) -> None:
+    def settle(self, records: Sequence[Stored]) -> None:
         """Nothing waits for another."""
 
     def put_back(self, records: list[Stored]) -> None:
@@ -152,7 +152,7 @@ class Groups:
     def add(self, records: Sequence[Stored]) -> None:
         """Put each at the end of its group."""
         for record in records:
-            group = record.home = self._find(record.row[1])
+            group = record.home = self._find(record.session)
             group.append(record)
             if group.live == 1 and not group.out:
                 self._ready[group] = None
@@ -172,12 +172,12 @@ class Groups:
     def hold(self, records: list[Stored]) -> Picked:
         """Their groups are blocked."""
         for record in records:
-            group = record.home = self._find(record.row[1])
+            group = record.home = self._find(record.session)
             group.out += 1
             self._ready.pop(group, None)
         return Picked(records, _one_holding(self._numbers, records))
 
-    def settle(self, receipts: Sequence[int], records: Sequence[Stored]) -> None:  # noqa: ARG002
+    def settle(self, records: Sequence[Stored]) -> None:
         """A group of which nothing is in hand any more goes on."""
         for record in records:
             group = record.home
@@ -199,7 +199,7 @@ class Groups:
 
     def go_on(self, record: Stored) -> None:
         """Its group goes on, unless another one blocks it."""
-        self.settle((), [record])
+        self.settle([record])
 
     def drop(self, record: Stored) -> None:
         """Pass over it."""

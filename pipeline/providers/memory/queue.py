@@ -165,9 +165,9 @@ class BrokerQueue:
 
     def complete(self, lane: Lane, receipts: Sequence[int]) -> Failures:
         """They are done with."""
-        tokens, records, failures = self._pull(lane, receipts)
+        records, failures = self._pull(lane, receipts)
         self.store.forget(records)
-        self._order.settle(tokens, records)
+        self._order.settle(records)
         self.store.counters.completed += len(records)
         return failures
 
@@ -177,9 +177,9 @@ class BrokerQueue:
             raise Unsupported(
                 "abandon with a delay", f"memory queue {self.rules.name}", "hold the message"
             )
-        tokens, records, failures = self._pull(lane, receipts)
+        records, failures = self._pull(lane, receipts)
         self.store.again(records, now, by=1, delay=delay)
-        self._order.settle(tokens, records)
+        self._order.settle(records)
         self.store.counters.abandoned += len(records)
         return failures
 
@@ -190,9 +190,9 @@ class BrokerQueue:
         if delay > 0 and self.rules.dialect != "groups":
             where = f"memory queue {self.rules.name}"
             raise Unsupported("release with a delay", where, "only `sessions: groups` can")
-        tokens, records, failures = self._pull(lane, receipts)
+        records, failures = self._pull(lane, receipts)
         self.store.again(records, now, by=self.rules.unhandled, delay=delay)
-        self._order.settle(tokens, records)
+        self._order.settle(records)
         self.store.counters.released += len(records)
         return failures
 
@@ -205,20 +205,20 @@ class BrokerQueue:
             raise ValidationError("reasons", rule, len(reasons))
         if self.dead is None:
             raise Unsupported("dead_letter", f"memory queue {self.rules.name}", "complete it")
-        tokens, records, failures = self._pull(lane, receipts)
+        records, failures = self._pull(lane, receipts)
         given = [why for position, why in enumerate(reasons) if position not in failures]
         for record, why in zip(records, given, strict=True):
             self.store.bury(record, why)
-        self._order.settle(tokens, records)
+        self._order.settle(records)
         return failures
 
     def defer(self, lane: Lane, receipts: Sequence[int], now: float) -> Failures:
         """Set them aside; given back after `take_deferred`, they are aside again."""
-        tokens, records, failures = self._pull(lane, receipts)
+        records, failures = self._pull(lane, receipts)
         for record in records:
             record.marks |= ASIDE
         self.store.again(records, now, by=self.rules.unhandled)
-        self._order.settle(tokens, records)
+        self._order.settle(records)
         return failures
 
     def renew(self, lane: Lane, receipts: Sequence[int], now: float) -> Failures:
@@ -238,22 +238,19 @@ class BrokerQueue:
                 hand[token] = record
         return failures
 
-    def _pull(
-        self, lane: Lane, receipts: Sequence[int]
-    ) -> tuple[Sequence[int], list[Stored], Failures]:
-        """Take messages out of a hand: receipts and messages of those that were in it."""
+    def _pull(self, lane: Lane, receipts: Sequence[int]) -> tuple[list[Stored], Failures]:
+        """Take messages out of a hand: those that were in it."""
         pop = lane.hand.pop
         found = [pop(token, None) for token in receipts]
         records = [record for record in found if record is not None]
         if len(records) == len(found):
-            return receipts, records, {}
+            return records, {}
         failures = {
             position: self._ended(lane, receipts[position])
             for position, record in enumerate(found)
             if record is None
         }
-        tokens = [token for position, token in enumerate(receipts) if position not in failures]
-        return tokens, records, failures
+        return records, failures
 
     def _ended(self, lane: Lane, token: int) -> QueueError:
         if token in lane.lost:
@@ -292,15 +289,17 @@ class BrokerQueue:
         """End holdings: what is in their hands comes again, unhandled."""
         native = self.sessions("release_sessions")
         failures: Failures = {}
+        sessions: dict[int, Session] = {}
         for position, holding in enumerate(holdings):
             session = lane.sessions.get(holding)
-            if session is None:
+            if session is None or holding in sessions:
                 failures[position] = _not_held(lane, holding)
             else:
-                hand = native.let_go(session, lane)
-                self.store.counters.released += len(hand)
-                self.store.again(hand.values(), now, by=self.rules.unhandled)
-                native.offer(session)
+                sessions[holding] = session
+        hand = native.let_go(sessions.values(), lane)
+        self.store.counters.released += len(hand)
+        self.store.again(hand.values(), now, by=self.rules.unhandled)
+        native.offer(sessions.values())
         return failures
 
     def held(self, lane: Lane, holding: int, operation: str) -> Session:
@@ -341,22 +340,21 @@ class BrokerQueue:
         self.store.catch_up(now, wall)
 
     def _end_session_locks(self, native: Sessions, lane: Lane, now: float) -> None:
-        late = takewhile(lambda session: session.deadline <= now, lane.sessions.values())
-        for session in list(late):
-            lane.lost_sessions.add([session.holding])
-            hand = native.let_go(session, lane)
-            lane.lost.add(hand)
-            self._lose(list(hand.values()), now)
-            native.offer(session)
+        late = list(takewhile(lambda session: session.deadline <= now, lane.sessions.values()))
+        lane.lost_sessions.add([session.holding for session in late])
+        hand = native.let_go(late, lane)
+        lane.lost.add(hand)
+        self._lose(list(hand.values()), now)
+        native.offer(late)
 
     def _end_locks(self, lane: Lane, now: float) -> None:
         late = takewhile(lambda item: item[1].locked_until <= now, lane.hand.items())
         tokens = [token for token, _ in late]
         if tokens:
-            _, records, _ = self._pull(lane, tokens)
+            records, _ = self._pull(lane, tokens)
             lane.lost.add(tokens)
             self._lose(records, now)
-            self._order.settle(tokens, records)
+            self._order.settle(records)
 
     def _lose(self, records: Sequence[Stored], now: float) -> None:
         self.store.counters.lock_lost += len(records)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from pipeline.errors import MessageNotFound
 from pipeline.providers.memory.calls import BrokerHolding
@@ -14,9 +14,9 @@ from pipeline.providers.port import Want
 
 
 class Session(Line):
-    """The messages of one session that wait, who holds it, and what is in the holder's hand."""
+    """The messages of one session that wait, who holds it, and how many the holder has in hand."""
 
-    __slots__ = ("deadline", "hand", "holding", "key", "lane", "state")
+    __slots__ = ("deadline", "holding", "key", "lane", "out", "state")
 
     def __init__(self, key: str) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Session(Line):
         self.lane: Lane | None = None
         self.holding = 0
         self.deadline = 0.0
-        self.hand: dict[int, Stored] = {}
+        self.out = 0
         self.state: bytes | None = None
 
 
@@ -43,7 +43,8 @@ class Sessions:
     def add(self, records: Sequence[Stored]) -> None:
         """Put each at the end of its session."""
         for record in records:
-            session = record.home = self.find(record.row[1])
+            session = record.home = self.find(record.session)
+            record.session = session.key  # one string for all of them
             session.append(record)
             if session.live == 1:
                 self._offer(session)
@@ -80,8 +81,7 @@ class Sessions:
     ) -> tuple[int, int]:
         taken, budget = session.take(room, budget)
         count = len(taken)
-        token = self._numbers.token + len(picked.records)
-        session.hand.update(zip(range(token, token + count), taken, strict=True))
+        session.out += count
         picked.records += taken
         picked.holdings += [session.holding] * count
         picked.deadlines += [session.deadline] * count
@@ -94,17 +94,17 @@ class Sessions:
     def hold(self, records: list[Stored]) -> Picked:
         """Deferred messages of held sessions go into the holder's hand."""
         picked = Picked(records)
-        for token, record in enumerate(records, self._numbers.token):
+        for record in records:
             session = record.home
-            session.hand[token] = record
+            session.out += 1
             picked.holdings.append(session.holding)
             picked.deadlines.append(session.deadline)
         return picked
 
-    def settle(self, receipts: Sequence[int], records: Sequence[Stored]) -> None:
+    def settle(self, records: Sequence[Stored]) -> None:
         """They are in nobody's hand any more."""
-        for token, record in zip(receipts, records, strict=True):
-            del record.home.hand[token]
+        for record in records:
+            record.home.out -= 1
 
     def put_back(self, records: list[Stored]) -> None:
         """Put each back into its session."""
@@ -152,22 +152,28 @@ class Sessions:
             lane.ready[session] = None
         return BrokerHolding(session.holding, session.key, self._lock)
 
-    def let_go(self, session: Session, lane: Lane) -> dict[int, Stored]:
-        """End a holding: what was in its hand, which the caller puts back."""
-        hand, session.hand = session.hand, {}
+    def let_go(self, sessions: Collection[Session], lane: Lane) -> dict[int, Stored]:
+        """End holdings: what was in their hands, which the caller puts back."""
+        busy = {session for session in sessions if session.out}
+        hand = {}
+        if busy:  # seldom: who gives a session back has settled what came of it
+            hand = {token: record for token, record in lane.hand.items() if record.home in busy}
         for token in hand:
             del lane.hand[token]
-        del lane.sessions[session.holding]
-        lane.ready.pop(session, None)
-        session.lane = None
+        for session in sessions:
+            del lane.sessions[session.holding]
+            lane.ready.pop(session, None)
+            session.lane = None
+            session.out = 0
         return hand
 
-    def offer(self, session: Session) -> None:
-        """After a holding ended and its messages were put back: free, or forgotten."""
-        if session.live:
-            self._free[session] = None
-        else:
-            self._withdraw(session)
+    def offer(self, sessions: Iterable[Session]) -> None:
+        """After holdings ended and their messages were put back: free, or forgotten."""
+        for session in sessions:
+            if session.live:
+                self._free[session] = None
+            else:
+                self._withdraw(session)
 
     def renew(self, session: Session, lane: Lane, now: float) -> None:
         """Prolong a lock."""
@@ -176,10 +182,10 @@ class Sessions:
 
     def home_of(self, record: Stored, lane: Lane) -> Session:
         """The session of a deferred message, which the lane must hold."""
-        session = self._sessions.get(record.row[1])
+        session = self._sessions.get(record.session)
         if session is None or session.lane is not lane:
             raise MessageNotFound(
-                f"message {record.sequence} is deferred in session {record.row[1]!r}, "
+                f"message {record.sequence} is deferred in session {record.session!r}, "
                 "which this receiver does not hold: accept the session first"
             )
         return session

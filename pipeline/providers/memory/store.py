@@ -20,14 +20,12 @@ from pipeline.providers.memory.calls import Counters
 from pipeline.providers.memory.columns import batch_of
 from pipeline.providers.memory.orders import Order
 from pipeline.providers.memory.settings import Rules
-from pipeline.providers.memory.stored import AGAIN, ASIDE, EXTRA, Stored, by_sequence
+from pipeline.providers.memory.stored import AGAIN, ASIDE, EXTRA, PLAIN, Stored, by_sequence
 from pipeline.providers.memory.timeline import Timeline
 from pipeline.providers.port import DeadLetter, Depth
 
-_PLAIN = (None,) * 8
-"""The end of a row that has only id, session and body."""
-
-
+_TIME_TO_LIVE, _NOT_BEFORE = 3, 4
+"""Where these stand in `Stored.rest`."""
 _SET_ANEW = 0.01
 """Seconds by which two readings of the same clocks never differ."""
 
@@ -76,12 +74,13 @@ class Store:
         ]
         self._stored.update(zip(sequences, records, strict=True))
         self.counters.sent += len(rows)
-        special = [record for record in records if record.row[3:] != _PLAIN]
+        special = [record for record in records if record.rest is not PLAIN]
         for record in special:
             record.marks = EXTRA
-            if (record.row[7] or 0.0) > wall:
+            not_before = record.rest[_NOT_BEFORE] or 0.0
+            if not_before > wall:
                 self._scheduled[record.sequence] = record
-                self._wait_until(record.row[7] - self._ahead(now, wall), record.sequence)
+                self._wait_until(not_before - self._ahead(now, wall), record.sequence)
         if special and self._scheduled:
             records = [record for record in records if record.sequence not in self._scheduled]
         self._enqueue(records, now)
@@ -101,9 +100,9 @@ class Store:
         lives = self._rules.time_to_live
         mortal = records
         if lives == math.inf:
-            mortal = [record for record in records if record.marks & EXTRA and record.row[6]]
+            mortal = [record for record in records if record.rest[_TIME_TO_LIVE]]
         for record in mortal:
-            record.expires = now + min(lives, record.row[6] or math.inf)
+            record.expires = now + min(lives, record.rest[_TIME_TO_LIVE] or math.inf)
             self._expiry.add(record.expires, record.sequence, self._stored)
         self._order.add(records)
 
@@ -173,12 +172,10 @@ class Store:
     def forget(self, records: Sequence[Stored]) -> None:
         """These are gone."""
         stored = self._stored
-        size = 0
         for record in records:
             del stored[record.sequence]
-            size += record.size
         self._room.messages -= len(records)
-        self._room.bytes -= size
+        self._room.bytes -= sum([record.size for record in records])
 
     def bury(self, record: Stored, why: DeadLetter) -> None:
         """This one becomes a dead letter; its room goes with it, so that it always fits."""
