@@ -11,11 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, overload
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SerializationError
 from pipeline.message import ROW_FIELDS, Delivery, Message, to_row
+from pipeline.rows import Codes, Rows
 
 SCHEMA = pa.schema(
     [
@@ -83,11 +86,15 @@ class MessageBatch:
         (2, b'b', ['1', '2'])
     """
 
-    __slots__ = ("_arrow", "_lists")
+    __slots__ = ("_arrow", "_came", "_lists", "_replaced")
 
     def __init__(self, arrow: pa.RecordBatch) -> None:
         self._arrow = arrow
         self._lists: dict[str, list[Any]] = {}
+        # Read from a buffer: that, and the columns that differ from it, so that it can go on
+        # without being written anew.
+        self._came: pa.Buffer | None = None
+        self._replaced: dict[str, pa.Array] = {}
 
     @classmethod
     def from_columns(cls, length: int, columns: Mapping[str, Sequence[Any]]) -> MessageBatch:
@@ -151,17 +158,38 @@ class MessageBatch:
             SerializationError: the bytes are no batch of this schema.
         """
         try:
-            return cls(pa.ipc.read_record_batch(buffer, SCHEMA))
+            batch = cls(pa.ipc.read_record_batch(buffer, SCHEMA))
         except (pa.ArrowException, OSError, EOFError) as error:
             raise SerializationError(f"{len(buffer)} bytes are no batch: {error}") from error
+        batch._came = buffer
+        return batch
+
+    @classmethod
+    def from_parts(
+        cls, buffer: pa.Buffer, names: Sequence[str], replaced: pa.Buffer
+    ) -> MessageBatch:
+        """The batch of a buffer, with columns of these names in place of its own.
+
+        Args:
+            buffer: what `to_buffer` wrote.
+            names: the replaced columns.
+            replaced: a serialised record batch of them alone.
+        """
+        schema = pa.schema([SCHEMA.field(name) for name in names])
+        columns = pa.ipc.read_record_batch(replaced, schema).columns
+        return cls.from_buffer(buffer).replacing(dict(zip(names, columns, strict=True)))
 
     def to_buffer(self) -> pa.Buffer:
         """The batch as one buffer: what crosses to another actor."""
         return self._arrow.serialize()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel as one buffer, through pickle and Ray alike."""
-        return _from_buffer, (self.to_buffer(),)
+        """Travel as one buffer, through pickle and Ray alike; and the columns replaced since."""
+        if self._came is None or not self._replaced:
+            return _from_buffer, (self._came or self.to_buffer(),)
+        names = list(self._replaced)
+        replaced = pa.RecordBatch.from_arrays(list(self._replaced.values()), names)
+        return _from_parts, (self._came, names, replaced.serialize())
 
     @property
     def arrow(self) -> pa.RecordBatch:
@@ -214,9 +242,14 @@ class MessageBatch:
         ids = self.values("id")
         return [a or b for a, b in zip(own, ids, strict=True)] if any(own) else ids
 
-    def sizes(self) -> list[int]:
+    def numbers(self, name: str) -> npt.NDArray[Any]:
+        """A column of numbers as an array of its own, which nothing else is kept in memory by."""
+        numbers: npt.NDArray[Any] = self._arrow.column(name).to_numpy().copy()
+        return numbers
+
+    def sizes(self) -> npt.NDArray[np.int32]:
         """How many bytes each row's body has."""
-        sizes: list[int] = pc.binary_length(self._arrow.column("body")).to_pylist()
+        sizes: npt.NDArray[np.int32] = pc.binary_length(self._arrow.column("body")).to_numpy()
         return sizes
 
     def redelivered(self) -> int:
@@ -224,11 +257,11 @@ class MessageBatch:
         more: int | None = pc.sum(pc.greater(self._arrow.column("delivery_count"), 1)).as_py()
         return more or 0
 
-    def take(self, rows: Sequence[int]) -> MessageBatch:
+    def take(self, rows: Sequence[int] | Rows) -> MessageBatch:
         """The rows at these positions, in this order; copies."""
         return MessageBatch(self._arrow.take(pa.array(rows, pa.int64())))
 
-    def split(self, owners: Sequence[int]) -> dict[int, tuple[list[int], MessageBatch]]:
+    def split(self, owners: Sequence[int] | Rows) -> dict[int, tuple[Rows, MessageBatch]]:
         """Split by owner: owner to (positions in this batch, their rows).
 
         Args:
@@ -236,26 +269,31 @@ class MessageBatch:
         """
         if not len(self):
             return {}
-        first = owners[0]
-        if all(owner == first for owner in owners):
-            return {first: (list(range(len(self))), self)}
-        positions: dict[int, list[int]] = {}
-        for row, owner in enumerate(owners):
-            positions.setdefault(owner, []).append(row)
+        whose = np.asarray(owners)
+        if (whose == whose[0]).all():
+            return {int(whose[0]): (np.arange(len(self)), self)}
+        positions = {owner: np.flatnonzero(whose == owner) for owner in np.unique(whose).tolist()}
         return {owner: (rows, self.take(rows)) for owner, rows in positions.items()}
 
-    def distinct(self, name: str) -> tuple[list[Any], list[int]]:
-        """A column's distinct values and, for each row, which of them it holds."""
+    def distinct(self, name: str) -> tuple[list[Any], Codes]:
+        """A column's distinct values, as they first come; for each row, which of them it holds."""
         coded = self._arrow.column(name).dictionary_encode(null_encoding="encode")
-        return coded.dictionary.to_pylist(), coded.indices.to_pylist()
+        return coded.dictionary.to_pylist(), coded.indices.to_numpy()
 
-    def with_columns(self, **columns: Sequence[Any]) -> MessageBatch:
+    def with_columns(self, **columns: Sequence[Any] | npt.NDArray[Any]) -> MessageBatch:
         """The same rows with some columns replaced."""
+        made = {name: pa.array(given, _TYPES[_PLACES[name]]) for name, given in columns.items()}
+        return self.replacing(made)
+
+    def replacing(self, columns: Mapping[str, pa.Array]) -> MessageBatch:
+        """The same rows with arrays in place of some columns, of the same types."""
         arrow = self._arrow
-        for name, given in columns.items():
+        for name, array in columns.items():
             place = _PLACES[name]
-            arrow = arrow.set_column(place, SCHEMA.field(place), pa.array(given, _TYPES[place]))
-        return MessageBatch(arrow)
+            arrow = arrow.set_column(place, SCHEMA.field(place), array)
+        batch = MessageBatch(arrow)
+        batch._came, batch._replaced = self._came, {**self._replaced, **columns}
+        return batch
 
 
 def allocate_with_process() -> None:
@@ -266,6 +304,11 @@ def allocate_with_process() -> None:
 def _from_buffer(buffer: pa.Buffer) -> MessageBatch:
     """What a pickled batch names: Ray takes far longer over a method of a class."""
     return MessageBatch.from_buffer(buffer)
+
+
+def _from_parts(buffer: pa.Buffer, names: list[str], replaced: pa.Buffer) -> MessageBatch:
+    """A buffer's batch with some columns replaced, of which the second buffer is made."""
+    return MessageBatch.from_parts(buffer, names, replaced)
 
 
 def _blank(length: int) -> tuple[pa.Array, ...]:

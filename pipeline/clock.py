@@ -47,9 +47,8 @@ class SystemClock:
         return os.urandom(16).hex()
 
 
-def monotonic() -> float:
-    """Seconds that only grow, for code that runs on a thread without a loop."""
-    return time.monotonic()
+monotonic = time.monotonic
+"""Seconds that only grow, for code that runs on a thread without a loop."""
 
 
 def new_id() -> str:

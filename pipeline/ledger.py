@@ -1,8 +1,8 @@
 """The ledger: every delivery a receiver holds, from its receipt to its one end.
 
-Rows are numbered as they come; those of one receive form a lot, kept as lists side by side, so that
-no object is made per message. The ledger decides nothing about order (that is `turns`) and calls
-nobody: it knows what is in hand, what is being settled, and that nothing ends twice.
+Rows are numbered as they come; those of one receive form a lot, kept as columns side by side, so
+that no object is made per message. The ledger decides nothing about order (that is `turns`) and
+calls nobody: it knows what is in hand, what is being settled, and that nothing ends twice.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pipeline.errors import ValidationError
+from pipeline.rows import Codes, Rows
 
 if TYPE_CHECKING:
     from pipeline.turns import Turns
@@ -26,49 +30,92 @@ ENDED = 3
 
 
 class Lot:
-    """The rows of one receive; row `base + i` stands at place `i` of every list."""
+    """The rows of one receive; row `base + i` stands at place `i` of every column."""
 
     __slots__ = (
+        "_states",
         "base",
+        "codes",
         "enqueued",
         "holding",
         "ids",
         "open",
         "receipts",
         "sequences",
+        "sessions",
         "since",
         "sizes",
         "states",
-        "turns",
     )
 
     def __init__(
         self,
         base: int,
         receipts: Sequence[Any],
-        turns: Sequence[Turns | None],
-        sequences: Sequence[int],
-        sizes: Sequence[int],
-        enqueued: Sequence[float],
+        sessions: Sequence[Turns],
+        codes: Codes,
+        sequences: Rows,
+        sizes: npt.NDArray[np.int32],
+        enqueued: npt.NDArray[np.float64],
         ids: Sequence[str],
         holding: int,
         since: float,
     ) -> None:
         self.base = base
         self.receipts = receipts
-        self.turns = turns
+        self.sessions = sessions
+        self.codes = codes
         self.sequences = sequences
         self.sizes = sizes
         self.enqueued = enqueued
         self.ids = ids
         self.holding = holding
         self.since = since
-        self.states = bytearray(len(receipts))
+        self.states = bytearray(len(receipts))  # read one by one
+        self._states = np.frombuffer(self.states, np.uint8)  # the same memory, for many at once
         self.open = len(receipts)
+
+    def turns(self, place: int) -> Turns | None:
+        """The session of a row; None where messages have no order."""
+        return self.sessions[self.codes[place]] if self.sessions else None
+
+    def by_session(self, places: Rows) -> list[tuple[Turns, int]]:
+        """How many of these rows each session has; nothing where messages have no order."""
+        if not self.sessions:
+            return []
+        if len(places) == 1:
+            return [(self.sessions[self.codes[places[0]]], 1)]
+        codes, counts = np.unique(self.codes[places], return_counts=True)
+        pairs = zip(codes.tolist(), counts.tolist(), strict=True)
+        return [(self.sessions[code], count) for code, count in pairs]
 
     def unsettled(self) -> list[int]:
         """The rows whose lock still matters: in hand or being settled."""
-        return [self.base + at for at, state in enumerate(self.states) if state <= SETTLING]
+        rows: list[int] = (np.flatnonzero(self._states <= SETTLING) + self.base).tolist()
+        return rows
+
+    def settle(self, places: Rows) -> Rows:
+        """Begin to settle rows in hand; returns the places of those whose lock was lost."""
+        lost: Rows = places[self._states[places] == LOST]
+        if len(lost):
+            places = places[self._states[places] != LOST]
+        self._change(places, SETTLING, "outcome", "must come once a delivery")
+        return lost
+
+    def end(self, places: Rows) -> None:
+        """The rows have come to their one end."""
+        self._change(places, ENDED, "delivery", "must end once")
+        self.open -= len(places)
+
+    def _change(self, places: Rows, state: int, field: str, rule: str) -> None:
+        """To a state that none of them has been in or past, except that a lost row ends too."""
+        states = self._states
+        before = states[places]
+        count = np.count_nonzero(states == state)
+        states[places] = state
+        if (before >= state).any() or np.count_nonzero(states == state) != count + len(places):
+            states[places] = before
+            raise ValidationError(field, rule, (places + self.base).tolist())
 
 
 class Ledger:
@@ -82,24 +129,26 @@ class Ledger:
     def admit(
         self,
         receipts: Sequence[Any],
-        turns: Sequence[Turns | None],
-        sequences: Sequence[int],
-        sizes: Sequence[int],
-        enqueued: Sequence[float],
+        sessions: Sequence[Turns],
+        codes: Codes,
+        sequences: Rows,
+        sizes: npt.NDArray[np.int32],
+        enqueued: npt.NDArray[np.float64],
         ids: Sequence[str] = (),
         holding: int = 0,
         since: float = 0.0,
     ) -> Lot:
         """Take in the rows of one receive (at most `MOST_ROWS`), which came at `since`.
 
-        `turns` has None, and `ids` and `holding` are given, where messages have no order.
+        Row `i` is of `sessions[codes[i]]`; where messages have no order there are no sessions, and
+        `ids` and `holding` are given.
         """
         if len(receipts) > MOST_ROWS:
             raise ValidationError("receive", f"brings at most {MOST_ROWS} rows", len(receipts))
         base = self._number << _WIDTH
-        lot = Lot(base, receipts, turns, sequences, sizes, enqueued, ids, holding, since)
+        lot = Lot(base, receipts, sessions, codes, sequences, sizes, enqueued, ids, holding, since)
         self._number += 1
-        if receipts:
+        if len(receipts):
             self._lots[lot.base >> _WIDTH] = lot
             self.open += len(receipts)
         return lot
@@ -132,7 +181,7 @@ class Ledger:
     def settle(self, row: int) -> bool:
         """Begin to settle a row in hand; False when its lock was lost meanwhile."""
         lot, place = self.find(row)
-        return not self.settle_all(lot, [place])
+        return not len(lot.settle(np.array([place])))
 
     def lose(self, row: int) -> bool:
         """The lock on this row ended; True when that was news."""
@@ -142,22 +191,19 @@ class Ledger:
         lot.states[place] = LOST
         return True
 
-    def lots(self, rows: Sequence[int]) -> Iterator[tuple[Lot, list[int]]]:
-        """The rows' lots, each with the places of those rows: one pass over each lot's lists.
+    def lots(self, rows: Sequence[int] | Rows) -> Iterator[tuple[Lot, Rows]]:
+        """The rows' lots, each with the places of those rows.
 
         Raises:
             ValidationError: every row of a lot has ended.
         """
-        if not rows:
+        numbers = np.asarray(rows, np.int64)
+        lots = numbers >> _WIDTH
+        if len(lots) and (lots == lots[0]).all():  # as nearly always
+            yield self.find(int(numbers[0]))[0], numbers & _MASK
             return
-        if min(rows) >> _WIDTH == max(rows) >> _WIDTH:  # as nearly always
-            yield self.find(rows[0])[0], [row & _MASK for row in rows]
-            return
-        places: dict[int, list[int]] = {}
-        for row in rows:
-            places.setdefault(row >> _WIDTH, []).append(row & _MASK)
-        for number, found in places.items():
-            yield self.find(number << _WIDTH)[0], found
+        for number in np.unique(lots).tolist():
+            yield self.find(number << _WIDTH)[0], numbers[lots == number] & _MASK
 
     def receipts(self, rows: Sequence[int]) -> list[Any]:
         """The rows' receipts, in their order."""
@@ -171,31 +217,10 @@ class Ledger:
             found.append(receipts[row & _MASK])
         return found
 
-    def settle_all(self, lot: Lot, places: Sequence[int]) -> list[int]:
-        """Begin to settle rows in hand; returns the places of those whose lock was lost."""
-        states = lot.states
-        lost = []
-        for place in places:
-            state = states[place]
-            if state == IN_HAND:
-                states[place] = SETTLING
-            elif state == LOST:
-                lost.append(place)
-            else:
-                raise ValidationError("outcome", "must come once a delivery", lot.base + place)
-        return lost
-
-    def end_all(self, lot: Lot, places: Sequence[int]) -> int:
+    def end(self, lot: Lot, places: Rows) -> int:
         """The rows have come to their one end; returns their bytes together."""
-        states, sizes = lot.states, lot.sizes
-        size = 0
-        for place in places:
-            if states[place] == ENDED:
-                raise ValidationError("delivery", "must end once", lot.base + place)
-            states[place] = ENDED
-            size += sizes[place]
-        lot.open -= len(places)
+        lot.end(places)
         self.open -= len(places)
         if not lot.open:
             del self._lots[lot.base >> _WIDTH]
-        return size
+        return int(lot.sizes[places].sum())

@@ -8,11 +8,14 @@ known (DESIGN law 2).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+import numpy as np
+
 from pipeline.errors import Closed, ValidationError
+from pipeline.rows import NO_ROWS, Rows, mark
 
 
 class Kind(IntEnum):
@@ -71,7 +74,7 @@ class Part:
         generation: of a router's answers, how many of its handlers have died.
     """
 
-    completed: list[int] = field(default_factory=list)
+    completed: Rows = field(default_factory=lambda: NO_ROWS)
     others: list[Outcome] = field(default_factory=list)
     last: bool = False
     void: bool = False
@@ -90,6 +93,7 @@ class OutcomeBook:
 
     __slots__ = (
         "_answered",
+        "_completed",
         "_first",
         "_given",
         "_next",
@@ -108,30 +112,28 @@ class OutcomeBook:
         self.part = Part(last=rows == 0)
         self._pause = pause
         self._first = first
-        self._seen = bytearray(rows)
+        self._seen = np.zeros(rows, np.bool_)
+        self._completed: list[Rows] = []
         self._answered = asyncio.get_running_loop().time()
         self._waiters: list[asyncio.Future[None]] = []
         self._timed = False
         self._next = 0
         self._given: Part | None = None
 
-    def complete(self, rows: Iterable[int]) -> None:
+    def complete(self, rows: Sequence[int] | Rows) -> None:
         """These rows are completed."""
-        seen, before = self._seen, len(self.part.completed)
-        try:
-            for row in rows:
-                if seen[row]:
-                    raise ValidationError("outcome", "must come once a row", row)
-                seen[row] = 1
-                self.part.completed.append(row)
-        finally:
-            self._note(len(self.part.completed) - before)
+        if not len(rows):
+            return
+        completed = np.asarray(rows, np.int64)
+        mark(self._seen, completed)
+        self._completed.append(completed)
+        self._note(len(completed))
 
     def end(self, outcome: Outcome) -> None:
         """This row ended otherwise."""
         if self._seen[outcome.row]:
             raise ValidationError("outcome", "must come once a row", outcome.row)
-        self._seen[outcome.row] = 1
+        self._seen[outcome.row] = True
         self.part.others.append(outcome)
         self._note(1)
 
@@ -141,7 +143,7 @@ class OutcomeBook:
 
     def _note(self, count: int) -> None:
         self.open -= count
-        if not count or not self._waiters:
+        if not self._waiters:
             return
         loop = asyncio.get_running_loop()
         if not self.open or loop.time() >= self._answered + self._pause:
@@ -185,6 +187,9 @@ class OutcomeBook:
     def _give(self, loop: asyncio.AbstractEventLoop) -> None:
         self._first = None
         self._given, self.part = self.part, Part()
+        if self._completed:
+            self._given.completed = np.concatenate(self._completed)
+            self._completed = []
         self._given.last = not self.open
         self._answered = loop.time()
         _wake(self._waiters)
@@ -193,7 +198,7 @@ class OutcomeBook:
 
     @property
     def _known(self) -> bool:
-        return bool(self.part.completed or self.part.others)
+        return bool(self._completed or self.part.others)
 
 
 def _wake(waiters: list[asyncio.Future[None]]) -> None:

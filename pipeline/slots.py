@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+
+import numpy as np
+
+from pipeline.rows import Codes, Rows
 
 SLOTS = 64
 
@@ -18,6 +23,30 @@ def slot_of(session: str) -> int:
         True
     """
     return int.from_bytes(blake2b(session.encode(), digest_size=8).digest(), "big") % SLOTS
+
+
+def owners_of(
+    sessions: Sequence[str | None],
+    codes: Codes,
+    owner_of: Callable[[str], int],
+    all_owners: Sequence[int],
+) -> Rows:
+    """Whose each row is.
+
+    Args:
+        sessions: the rows' distinct sessions.
+        codes: for each row, which of them it belongs to.
+        owner_of: whose a session is.
+        all_owners: rows without a session have no place of their own: they are dealt out to these.
+
+    Example:
+        >>> owners_of(["a", None], np.array([0, 1, 0, 1]), {"a": 5}.__getitem__, [5, 6]).tolist()
+        [5, 6, 5, 6]
+    """
+    owners: Rows = np.array([-1 if name is None else owner_of(name) for name in sessions])[codes]
+    if None in sessions:
+        owners = np.where(owners < 0, np.resize(all_owners, len(codes)), owners)
+    return owners
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.batch import MessageBatch
+    from pipeline.ledger import Lot
 
 
 PAUSE = 0.2
@@ -43,6 +44,21 @@ class Held:
     alone: bool = field(default=False, compare=False)
 
 
+@dataclass(slots=True)
+class Stretch:
+    """A session's rows of one receive.
+
+    Args:
+        lot: that receive's.
+        places: where they stand in it, in ascending sequence.
+        next: the first of them that has not ended, as far as was looked at.
+    """
+
+    lot: Lot
+    places: list[int]
+    next: int = 0
+
+
 class Turns:
     """One session in one holding.
 
@@ -65,11 +81,11 @@ class Turns:
         "resume_at",
         "resumed",
         "resumed_at",
-        "rows",
         "session",
         "settled_below",
         "slot",
         "stopped",
+        "stretches",
         "top",
         "tried",
         "turn",
@@ -100,7 +116,7 @@ class Turns:
         self.idle_since = 0.0
         self.settled_below = 0
         self.top = 0  # the highest sequence seen
-        self.rows: deque[int] = deque()
+        self.stretches: deque[Stretch] = deque()
         self.waiting: list[Held] = []
 
     def hold(self, held: Held, *, unknown: bool = False) -> None:

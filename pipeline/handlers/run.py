@@ -136,6 +136,7 @@ class Runner:
         self._read = _reader(handler.body)
         self._order = handler.arguments
         self._takes_body = "body" in handler.arguments
+        self._takes_bytes = self._takes_body and self._read is None and handler.body is not Delivery
         self._pick = _picker(handler.arguments)
 
     def arguments(
@@ -146,7 +147,10 @@ class Runner:
         Raises:
             InvalidBody: the body is not what the handler takes.
         """
-        body = self._body(batch, row) if self._takes_body else None
+        if self._takes_bytes:
+            body = batch.values("body")[row]
+        else:
+            body = self._body(batch, row) if self._takes_body else None
         return self._pick((body, state, context))
 
     def batch_arguments(self, rows: MessageBatch, states: Any, context: Context) -> tuple[Any, ...]:
@@ -155,13 +159,10 @@ class Runner:
         return tuple(known[kind] for kind in self._order)
 
     def _body(self, batch: MessageBatch, row: int) -> Any:
-        if self.handler.body is Delivery:
-            return self.signals.delivery(batch, row)
-        body = batch.values("body")[row]
         if self._read is None:
-            return body
+            return self.signals.delivery(batch, row)
         try:
-            return self._read(body)
+            return self._read(batch.values("body")[row])
         except (PydanticError, UnicodeDecodeError) as error:
             raise InvalidBody from error
 

@@ -6,15 +6,18 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from pipeline.batch import MessageBatch
 from pipeline.ledger import Ledger
+from pipeline.rows import Rows
 from pipeline.turns import Held
 
 
 class Send(Protocol):
     """Sends rows on their way."""
 
-    def __call__(self, batch: MessageBatch, rows: Sequence[int], *, alone: bool) -> None:
+    def __call__(self, batch: MessageBatch, rows: Rows, *, alone: bool) -> None:
         """Send a batch of rows, by their numbers in the ledger."""
 
 
@@ -92,7 +95,7 @@ class Again:
         below = []
         for held, _ in due:
             lot, place = self._ledger.find(held.row)
-            turns = lot.turns[place]
+            turns = lot.turns(place)
             below.append(0 if turns is None else turns.settled_below)
             if turns is not None:
                 turns.out += 1
@@ -103,6 +106,6 @@ class Again:
                 failures=[held.failures for held, _ in due],
                 settled_below=below,
             ),
-            [held.row for held, _ in due],
+            np.array([held.row for held, _ in due]),
             alone=alone,
         )

@@ -11,9 +11,10 @@ import asyncio
 import inspect
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import repeat
 from threading import get_ident
 from typing import Any
 
@@ -26,13 +27,13 @@ from pipeline.handlers.run import Runner
 from pipeline.names import QueueName
 from pipeline.outcomes import Kind, Outcome, OutcomeBook, Part
 from pipeline.retry import RetryPolicy
+from pipeline.rows import by_code
 from pipeline.stages.calls import Header, Reception, RunRow
 from pipeline.stages.outbox import Outbox, SendMany
 from pipeline.stages.patience import GivenUp, PatientStore
 from pipeline.stages.stints import (
     Calls,
     Lane,
-    Place,
     Run,
     Stint,
     Surroundings,
@@ -272,24 +273,31 @@ class HandlerCore:
         self.counts["runs"] += 1
         if self._by_session:
             names, codes = run.batch.distinct("session")
-            lanes = [None if name is None else self._lane(name) for name in names]
-            for row, code in enumerate(codes):
-                (lanes[code] or self._lane(run.ids[row])).queue.append((run, row))
-            touched = [lane for lane in lanes if lane is not None]
-            if len(touched) < len(lanes):
-                touched += [
-                    self._lane(run.ids[at]) for at, code in enumerate(codes) if not lanes[code]
-                ]
+            touched = []
+            for name, rows in zip(names, by_code(codes, len(names)), strict=True):
+                if name is None:
+                    touched += self._queue_alone(run, rows)
+                else:
+                    lane = self._lane(name)
+                    lane.queue.extend(zip(repeat(run), rows))
+                    touched.append(lane)
         else:
-            touched = [self._lane(key) for key in run.ids]
-            for row, lane in enumerate(touched):
-                lane.queue.append((run, row))
+            touched = self._queue_alone(run, range(len(run.ids)))
         for lane in touched:
             if self._here.draining and not lane.busy:
                 self._release_queue(lane)
                 self._forget(lane)
             else:
                 self._make_ready(lane)
+
+    def _queue_alone(self, run: Run, rows: Iterable[int]) -> list[Lane]:
+        """Rows without a session: each is a lane of its own."""
+        lanes = []
+        for row in rows:
+            lane = self._lane(run.ids[row])
+            lane.queue.append((run, row))
+            lanes.append(lane)
+        return lanes
 
     def _lane(self, key: str) -> Lane:
         lane = self._lanes.get(key)
@@ -487,8 +495,9 @@ class HandlerCore:
     def _refuse(self, stint: Stint, error: QueueError) -> None:
         """The commit was refused: nothing happened; the rows come again."""
         _log.warning("session %s: the commit was refused: %s", stint.lane.key, error)
-        ended = [*stint.completed, *((run, outcome.row) for run, outcome in stint.others)]
-        stint.completed = []
+        ended = [(run, row) for run, rows in stint.completed.items() for row in rows]
+        ended += [(run, outcome.row) for run, outcome in stint.others]
+        stint.completed = {}
         stint.others = [(run, Outcome(row, Kind.RELEASED)) for run, row in ended]
         stint.state = None
         if self._settings.ordered:
@@ -504,14 +513,16 @@ class HandlerCore:
             if not self._by_session:
                 self._outbox.forget(stint.lane.key)
             sequence, delay = failed
-            kept: list[Place] = []
-            late: list[Place] = []
-            for run, row in stint.completed:
-                (late if run.sequences[row] >= sequence else kept).append((run, row))
-            stint.completed = kept
             retries = [
-                (run, Outcome(row, Kind.RETRY, delay=delay, counted=False)) for run, row in late
+                (run, Outcome(row, Kind.RETRY, delay=delay, counted=False))
+                for run, rows in stint.completed.items()
+                for row in rows
+                if run.sequences[row] >= sequence
             ]
+            stint.completed = {
+                run: [row for row in rows if run.sequences[row] < sequence]
+                for run, rows in stint.completed.items()
+            }
             stint.others = retries + stint.others
             if self._settings.ordered:
                 stint.lane.stopped = True
@@ -523,10 +534,7 @@ class HandlerCore:
             self.busy -= 1
             lane.busy = False
             self._keep_state(stint)
-            by_run: dict[Run, list[int]] = {}
-            for run, row in stint.completed:
-                by_run.setdefault(run, []).append(row)
-            for run, rows in by_run.items():
+            for run, rows in stint.completed.items():
                 run.book.complete(rows)
             for run, outcome in stint.others:
                 run.book.end(outcome)

@@ -6,12 +6,13 @@ given back; a group is held while messages of it are in hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from pipeline.ledger import SETTLING, Ledger
+from pipeline.ledger import SETTLING, Lot
 from pipeline.providers.port import Holding
+from pipeline.rows import by_code
 from pipeline.slots import SLOTS, slot_of
-from pipeline.turns import Turns
+from pipeline.turns import Stretch, Turns
 
 
 class Holdings:
@@ -82,18 +83,14 @@ class Holdings:
             del self._held[turns.holding]
         self._rooms.pop(turns.holding, None)
 
-    def join(
-        self, sessions: Sequence[Turns], codes: Sequence[int], base: int, sequences: Sequence[int]
-    ) -> None:
-        """Rows came in: row `base + i` belongs to session `codes[i]`."""
-        slots = self._slot_rows
-        for at, code in enumerate(codes):
-            turns = sessions[code]
-            turns.rows.append(base + at)
-            turns.held += 1
-            slots[turns.slot] += 1
-        for turns in sessions:
-            turns.top = sequences[turns.rows[-1] - base]
+    def join(self, lot: Lot) -> None:
+        """The rows of a receive came in."""
+        by_session = by_code(lot.codes, len(lot.sessions))
+        for turns, places in zip(lot.sessions, by_session, strict=True):
+            turns.stretches.append(Stretch(lot, places))
+            turns.held += len(places)
+            turns.top = int(lot.sequences[places[-1]])
+            self._slot_rows[turns.slot] += len(places)
             self.measure(turns)
 
     def leave(self, turns: Turns, rows: int) -> None:
@@ -104,16 +101,20 @@ class Holdings:
         if self.native and before > self._slot_share >= before - rows:
             self.grew = True
 
-    def settle(self, turns: Turns, ledger: Ledger, now: float) -> None:
+    def settle(self, turns: Turns, now: float) -> None:
         """Rows of the session have ended: see what is confirmed, and how much more may come."""
-        rows = turns.rows
-        while rows and ledger.state(rows[0]) > SETTLING:
-            rows.popleft()
-        if rows:
-            lot, place = ledger.find(rows[0])
-            turns.settled_below = lot.sequences[place]
-        else:
-            turns.settled_below = turns.top + 1
+        stretches = turns.stretches
+        turns.settled_below = turns.top + 1
+        while stretches:
+            stretch = stretches[0]
+            states, places, at = stretch.lot.states, stretch.places, stretch.next
+            while at < len(places) and states[places[at]] > SETTLING:
+                at += 1
+            stretch.next = at
+            if at < len(places):
+                turns.settled_below = int(stretch.lot.sequences[places[at]])
+                break
+            stretches.popleft()
         if not turns.held:
             turns.idle_since = now
         self.measure(turns)

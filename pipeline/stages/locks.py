@@ -88,7 +88,7 @@ class Locks:
     def lose(self, row: int) -> None:
         """One row's lock ended (not NATIVE): with it the whole holding of its group."""
         lot, place = self._ledger.find(row)
-        turns = lot.turns[place]
+        turns = lot.turns(place)
         if turns is not None:
             self._lose_session(turns)
         else:

@@ -11,10 +11,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+import numpy as np
+
 from pipeline.batch import MessageBatch
 from pipeline.errors import ValidationError
 from pipeline.outcomes import Kind, Outcome, Part
-from pipeline.slots import SlotTable
+from pipeline.rows import Rows, mark
+from pipeline.slots import SlotTable, owners_of
 from pipeline.stages.calls import Line, RunCalls
 
 _NOTES = 256
@@ -37,7 +40,7 @@ class Call:
         self,
         router: int,
         batch: MessageBatch,
-        rows: Sequence[int],
+        rows: Rows,
         alone: bool,
         apply: Callable[[Call, Part], None],
     ) -> None:
@@ -47,25 +50,21 @@ class Call:
         self.open = len(rows)
         self._apply = apply
         self._batch = batch
-        self._places: dict[int, int] | None = None
-        self._seen = bytearray(len(rows))
+        self._places: Rows | None = None
+        self._seen = np.zeros(len(rows), np.bool_)
 
-    def copy(self, positions: Sequence[int]) -> MessageBatch:
+    def copy(self, positions: Sequence[int] | Rows) -> MessageBatch:
         """Copies of the rows at these positions."""
-        if self._places is None:
-            return self._batch.take(positions)
-        return self._batch.take([self._places[at] for at in positions])
+        return self._batch.take(positions if self._places is None else self._places[positions])
 
     def apply(self, part: Part) -> None:
         """Some outcomes came."""
         if part.void:
             self.release()
             return
-        seen = self._seen
-        for row in (*part.completed, *(outcome.row for outcome in part.others)):
-            if seen[row]:
-                raise ValidationError("outcome", "must come once a row", row)
-            seen[row] = 1
+        mark(self._seen, part.completed)
+        if part.others:
+            mark(self._seen, np.array([outcome.row for outcome in part.others]))
         self.open -= len(part.completed) + len(part.others)
         if part.last and self.open:
             raise ValidationError("outcome", "must come for every row; missing", self.open)
@@ -74,7 +73,8 @@ class Call:
         if self.open and self.open * 4 <= len(self._batch):
             left = self._left()
             self._batch = self.copy(left)
-            self._places = {at: place for place, at in enumerate(left)}
+            self._places = np.full(len(self.rows), -1)
+            self._places[left] = np.arange(len(left))
 
     def died(self) -> None:
         """The router is dead: its rows come back.
@@ -86,11 +86,11 @@ class Call:
 
     def release(self, *, unknown: bool = False) -> None:
         """Nobody will answer for the rows that are open: they come back."""
-        others = [Outcome(row, Kind.RELEASED) for row in self._left()]
+        others = [Outcome(row, Kind.RELEASED) for row in self._left().tolist()]
         self.apply(Part(others=others, last=True, unknown=unknown))
 
-    def _left(self) -> list[int]:
-        return [row for row, done in enumerate(self._seen) if not done]
+    def _left(self) -> Rows:
+        return np.flatnonzero(~self._seen)
 
 
 class Identity(Protocol):
@@ -138,14 +138,13 @@ class Outgo:
         self._ways = [_Way(self._line(router, calls)) for router, calls in enumerate(routers)]
         self._stopped = False
 
-    def send(self, batch: MessageBatch, rows: Sequence[int], *, alone: bool = False) -> None:
+    def send(self, batch: MessageBatch, rows: Rows, *, alone: bool = False) -> None:
         """Send rows, each to the router that owns its session."""
         if len(self._ways) == 1:
             self._call(Call(0, batch, rows, alone, self._apply), batch)
             return
         for router, (places, part) in batch.split(self._owners(batch)).items():
-            mine = [rows[at] for at in places]
-            self._call(Call(router, part, mine, alone, self._apply), part)
+            self._call(Call(router, part, rows[places], alone, self._apply), part)
 
     def close_turns(self, session: str, holding: int) -> None:
         """The session's turns are over: who kept a stop for them may forget it."""
@@ -202,12 +201,9 @@ class Outgo:
         voided = partial(self._changed, router)
         return Line(identity.name, identity.epoch, calls, self._fatal, voided)
 
-    def _owners(self, batch: MessageBatch) -> list[int]:
+    def _owners(self, batch: MessageBatch) -> Rows:
         names, codes = batch.distinct("session")
-        table = self._table
-        owners = [-1 if name is None else table.router_of(name) for name in names]
-        count = len(self._ways)
-        return [at % count if owners[code] < 0 else owners[code] for at, code in enumerate(codes)]
+        return owners_of(names, codes, self._table.router_of, range(len(self._ways)))
 
     def _apply(self, call: Call, part: Part) -> None:
         way = self._ways[call.router]

@@ -12,6 +12,9 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from pipeline.batch import MessageBatch
 from pipeline.clock import Clock
 from pipeline.credit import Credit
@@ -29,6 +32,7 @@ from pipeline.providers.port import (
     Want,
 )
 from pipeline.retry import RetryPolicy
+from pipeline.rows import Codes, Rows
 from pipeline.slots import SlotTable
 from pipeline.stages.again import Again
 from pipeline.stages.calls import RunCalls
@@ -306,21 +310,22 @@ class ReceiverCore:
             return
         self._idle.clear()
         sizes = batch.sizes()
-        self._credit.take(len(batch), sum(sizes))
+        self._credit.take(len(batch), int(sizes.sum()))
         if self._settings.ordered:
             self._take_in_sessions(batch, received, sizes)
             return
         lot = self._ledger.admit(
             received.receipts,
-            [None] * len(batch),
-            batch.values("sequence"),
+            (),
+            np.zeros(len(batch), np.int32),
+            batch.numbers("sequence"),
             sizes,
-            batch.values("enqueued_at"),
+            batch.numbers("enqueued_at"),
             batch.provider_ids(),
             batch.values("holding")[0],
         )
         self._locks.renewer.add(lot.base, received.deadline)
-        self._outgo.send(batch, range(lot.base, lot.base + len(batch)))
+        self._outgo.send(batch, np.arange(lot.base, lot.base + len(batch)))
 
     def _still_held(self, received: Received) -> Received:
         """Without the rows of sessions whose lock was lost while the answer was on its way."""
@@ -328,71 +333,68 @@ class ReceiverCore:
         gone = {code for code, holding in enumerate(holdings) if not self._holdings.holds(holding)}
         if not gone:
             return received
-        left = [at for at, code in enumerate(codes) if code not in gone]
+        left = np.flatnonzero(~np.isin(codes, list(gone)))
         self.counts[How.LOST.value] += len(codes) - len(left)
-        receipts = [received.receipts[at] for at in left]
+        receipts = [received.receipts[at] for at in left.tolist()]
         return replace(received, batch=received.batch.take(left), receipts=receipts)
 
     def _take_in_sessions(
-        self, batch: MessageBatch, received: Received, sizes: Sequence[int]
+        self, batch: MessageBatch, received: Received, sizes: npt.NDArray[np.int32]
     ) -> None:
         names, codes = batch.distinct("session")
         sessions = self._sessions_of(batch, names, codes)
         lot = self._ledger.admit(
             received.receipts,
-            [sessions[code] for code in codes],
-            batch.values("sequence"),
+            sessions,
+            codes,
+            batch.numbers("sequence"),
             sizes,
-            batch.values("enqueued_at"),
+            batch.numbers("enqueued_at"),
             since=asyncio.get_running_loop().time(),
         )
         if not self._holdings.native:
             self._locks.renewer.add(lot.base, received.deadline)
-        self._holdings.join(sessions, codes, lot.base, lot.sequences)
-        rows: Sequence[int] = range(lot.base, lot.base + len(batch))
-        if any(turns.stopped for turns in sessions):
-            batch, rows, codes = self._keep_stopped(batch, rows, sessions, codes)
+        self._holdings.join(lot)
+        going = np.arange(len(batch))
+        stopped = np.array([turns.stopped for turns in sessions])
+        if stopped.any():
+            self._keep(batch.take(held := np.flatnonzero(stopped[codes])), lot, held)
+            going = np.flatnonzero(~stopped[codes])
+            batch, codes = batch.take(going), codes[going]
         if not len(batch):
             return
-        for code in codes:
-            sessions[code].out += 1
+        for turns, count in lot.by_session(going):
+            turns.out += count
         batch = batch.with_columns(
-            turn=[sessions[code].turn for code in codes],
-            settled_below=[sessions[code].settled_below for code in codes],
+            turn=np.array([turns.turn for turns in sessions])[codes],
+            settled_below=np.array([turns.settled_below for turns in sessions])[codes],
         )
-        self._outgo.send(batch, rows)
+        self._outgo.send(batch, lot.base + going)
 
-    def _sessions_of(self, batch: MessageBatch, names: list[str], codes: list[int]) -> list[Turns]:
-        holdings = batch.values("holding")
-        found: list[Turns | None] = [None] * len(names)
-        for row, code in enumerate(codes):
-            if found[code] is None:
-                turns = self._holdings.find(names[code])
-                if turns is not None and turns.holding != holdings[row]:
-                    self._lose(turns)
-                    turns = None
-                found[code] = turns or self._holdings.enter(names[code], holdings[row])
-        return [turns for turns in found if turns is not None]
+    def _sessions_of(self, batch: MessageBatch, names: list[str], codes: Codes) -> list[Turns]:
+        _, first = np.unique(codes, return_index=True)
+        found = []
+        for name, holding in zip(names, batch.numbers("holding")[first].tolist(), strict=True):
+            turns = self._holdings.find(name)
+            if turns is not None and turns.holding != holding:
+                self._lose(turns)
+                turns = None
+            found.append(turns or self._holdings.enter(name, holding))
+        return found
 
-    def _keep_stopped(
-        self, batch: MessageBatch, rows: Sequence[int], sessions: list[Turns], codes: list[int]
-    ) -> tuple[MessageBatch, list[int], list[int]]:
-        """Hold the rows of stopped sessions behind those that wait already."""
-        kept = [at for at, code in enumerate(codes) if sessions[code].stopped]
-        copy = batch.take(kept)
-        sequences = batch.values("sequence")
-        for place, at in enumerate(kept):
-            sessions[codes[at]].hold(Held(sequences[at], rows[at], copy, place))
-        left = [at for at, code in enumerate(codes) if not sessions[code].stopped]
-        return batch.take(left), [rows[at] for at in left], [codes[at] for at in left]
+    def _keep(self, copy: MessageBatch, lot: Lot, places: Rows) -> None:
+        """Hold rows of stopped sessions behind those that wait already."""
+        sequences = copy.values("sequence")
+        for at, place in enumerate(places.tolist()):
+            turns = lot.sessions[lot.codes[place]]
+            turns.hold(Held(sequences[at], lot.base + place, copy, at))
 
     # ---------------------------------------------------------------- outcomes
 
     def _apply(self, call: Call, part: Part) -> None:
         """Outcomes of a call came: settle, hold, or try again."""
         touched: dict[Turns, None] = {}
-        rows = call.rows
-        for lot, places in self._ledger.lots([rows[at] for at in part.completed]):
+        for lot, places in self._ledger.lots(call.rows[part.completed]):
             self._complete(lot, places, touched)
         if part.others:
             unknown = part.unknown and not self._nothing_runs
@@ -401,22 +403,24 @@ class ReceiverCore:
             self._advance(turns)
         self._ask_anew()
 
-    def _complete(self, lot: Lot, places: list[int], touched: dict[Turns, None]) -> None:
+    def _complete(self, lot: Lot, places: Rows, touched: dict[Turns, None]) -> None:
         """Rows of one lot were handled."""
-        _came_back(lot, places, touched)
-        if self._unknown:
-            for place in places:
-                self._answered(lot.turns[place])
-        lost = self._ledger.settle_all(lot, places)
-        if lost:
-            gone = set(lost)
-            places = [place for place in places if place not in gone]
-        self._settler.complete([lot.base + place for place in places])
-        self._lost([lot.base + place for place in lost])
+        for turns, count in lot.by_session(places):
+            self._came_back(turns, count, touched, told=True)
+        lost = lot.settle(places)
+        if len(lost):
+            places = np.setdiff1d(places, lost, assume_unique=True)
+        self._settler.complete((places + lot.base).tolist())
+        self._lost((lost + lot.base).tolist())
 
-    def _answered(self, turns: Turns | None) -> None:
-        """A handler has told how a row of the session ended."""
-        if turns is not None:
+    def _came_back(
+        self, turns: Turns, rows: int, touched: dict[Turns, None], *, told: bool
+    ) -> None:
+        """Rows of a session have their outcome, which a handler has told, or else somebody else."""
+        turns.out -= rows
+        if turns.stopped:
+            touched[turns] = None
+        if told and self._unknown:
             turns.answered()
             if not turns.unknown:
                 self._unknown.discard(turns)
@@ -428,12 +432,11 @@ class ReceiverCore:
         sequences, failures = copy.values("sequence"), copy.values("failures")
         dead: list[tuple[int, DeadLetter]] = []
         for place, outcome in enumerate(others):
-            row = call.rows[outcome.row]
+            row = int(call.rows[outcome.row])
             lot, at = self._ledger.find(row)
-            turns = lot.turns[at]
-            _came_back(lot, [at], touched)
-            if outcome.kind is not Kind.RELEASED:
-                self._answered(turns)
+            turns = lot.turns(at)
+            if turns is not None:
+                self._came_back(turns, 1, touched, told=outcome.kind is not Kind.RELEASED)
             if not self.held(row):
                 self.ended([row], How.LOST)
             elif outcome.kind is Kind.DEAD_LETTER:
@@ -455,12 +458,12 @@ class ReceiverCore:
                 if turns is None:
                     self._keep_alone(held, outcome)
                 else:
-                    self._keep(held, turns, outcome, unknown=unknown)
+                    self._try_again(held, turns, outcome, unknown=unknown)
                     touched[turns] = None
         if dead:
             self._settler.dead_letter([row for row, _ in dead], [why for _, why in dead])
 
-    def _keep(self, held: Held, turns: Turns, outcome: Outcome, *, unknown: bool) -> None:
+    def _try_again(self, held: Held, turns: Turns, outcome: Outcome, *, unknown: bool) -> None:
         """A row of a session waits for the next turn."""
         turns.hold(held, unknown=unknown)
         if unknown:
@@ -581,9 +584,10 @@ class ReceiverCore:
         turns.lost = True
         waiting = [held.row for held in turns.waiting]
         turns.waiting = []
-        for row in turns.rows:
-            if self.held(row):
-                self._ledger.lose(row)
+        for stretch in turns.stretches:
+            for row in [stretch.lot.base + place for place in stretch.places[stretch.next :]]:
+                if self.held(row):
+                    self._ledger.lose(row)
         self._outgo.lose(turns.session, turns.holding)
         self._drop(turns)
         self._lost(waiting)
@@ -594,7 +598,7 @@ class ReceiverCore:
         One that runs is given back when it would wait, or is lost when its lock ends.
         """
         now = asyncio.get_running_loop().time()
-        for turns in dict.fromkeys(turns for turns in lot.turns if turns is not None):
+        for turns in lot.sessions:
             turns.give_back(now)
             if turns.stopped:
                 self._advance(turns)
@@ -629,11 +633,11 @@ class ReceiverCore:
         touched: dict[Turns, int] = {}
         for lot, places in self._ledger.lots(rows):
             if how is How.COMPLETED:
-                self._measure_latency(lot, places)
-            freed += self._ledger.end_all(lot, places)
-            _count(lot, places, touched)
-            if not lot.open and not self._holdings.native:
-                self._locks.renewer.forget(lot.base)
+                self.latency.add(self._clock.now() - lot.enqueued[places])
+            freed += self._ledger.end(lot, places)
+            for turns, count in lot.by_session(places):
+                touched[turns] = touched.get(turns, 0) + count
+            self._forget_lock(lot)
         self._credit.give(len(rows), freed)
         for turns, count in touched.items():
             self._holdings.leave(turns, count)
@@ -654,7 +658,7 @@ class ReceiverCore:
         now = self._clock.now()
         for row in rows:
             lot, place = self._ledger.find(row)
-            turns = lot.turns[place]
+            turns = lot.turns(place)
             _log.debug(
                 "sequence %d %s after %.3f s",
                 lot.sequences[place],
@@ -667,7 +671,7 @@ class ReceiverCore:
         if how is How.LOST:
             self._lose(turns)
             return
-        self._holdings.settle(turns, self._ledger, asyncio.get_running_loop().time())
+        self._holdings.settle(turns, asyncio.get_running_loop().time())
         if turns.stopped or self._stopping:
             self._advance(turns)
         elif not turns.held and not self._holdings.native:
@@ -680,27 +684,6 @@ class ReceiverCore:
             self._room.set()
             self._ask_anew()
 
-    def _measure_latency(self, lot: Lot, places: Sequence[int]) -> None:
-        now = self._clock.now()
-        enqueued = lot.enqueued
-        self.latency.add([now - enqueued[place] for place in places])
-
-
-def _came_back(lot: Lot, places: Sequence[int], touched: dict[Turns, None]) -> None:
-    """Rows have their outcome; the stopped sessions among theirs are to be looked at."""
-    turns = lot.turns
-    for place in places:
-        session = turns[place]
-        if session is not None:
-            session.out -= 1
-            if session.stopped:
-                touched[session] = None
-
-
-def _count(lot: Lot, places: Sequence[int], touched: dict[Turns, int]) -> None:
-    """Add up how many of these rows each session has."""
-    turns = lot.turns
-    for place in places:
-        session = turns[place]
-        if session is not None:
-            touched[session] = touched.get(session, 0) + 1
+    def _forget_lock(self, lot: Lot) -> None:
+        if not lot.open and not self._holdings.native:
+            self._locks.renewer.forget(lot.base)

@@ -8,16 +8,18 @@ before its receiver knew that a handler has died: the turns that handler had sto
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from pipeline.batch import MessageBatch
 from pipeline.errors import ValidationError
 from pipeline.outcomes import Kind, Outcome, OutcomeBook, Part
-from pipeline.slots import SlotTable
+from pipeline.rows import Rows
+from pipeline.slots import SlotTable, owners_of
 from pipeline.stages.calls import Header, Line, Reception, RunCalls, RunRow
 
 _NONE_OF_OURS = (0, 0)
@@ -48,20 +50,19 @@ class _Fragment:
     """Rows of one call that go to one handler."""
 
     book: OutcomeBook
-    places: Sequence[int]
+    places: Rows
     batch: MessageBatch
     source: str
     alone: bool = False
 
-    def take(self, rows: Sequence[int]) -> _Fragment:
+    def take(self, rows: Rows) -> _Fragment:
         """Some of the rows."""
-        places = [self.places[at] for at in rows]
+        places = self.places[rows]
         return _Fragment(self.book, places, self.batch.take(rows), self.source, self.alone)
 
-    def without(self, rows: Sequence[int]) -> _Fragment:
+    def without(self, rows: Rows) -> _Fragment:
         """All rows but some."""
-        gone = set(rows)
-        return self.take([at for at in range(len(self.places)) if at not in gone])
+        return self.take(np.delete(np.arange(len(self.places)), rows))
 
 
 class RouterCore:
@@ -152,7 +153,7 @@ class RouterCore:
         self.counts["calls"] += 1
         self.counts["rows"] += len(batch)
         self._pass_notes(header)
-        whole = _Fragment(book, range(len(batch)), batch, header.source, header.alone)
+        whole = _Fragment(book, np.arange(len(batch)), batch, header.source, header.alone)
         if header.generation < self._generation:
             _release(whole)
         elif len(batch):
@@ -160,15 +161,9 @@ class RouterCore:
                 self._ways[number].add(_Fragment(book, places, rows, header.source, header.alone))
         return book
 
-    def _owners(self, batch: MessageBatch) -> list[int]:
+    def _owners(self, batch: MessageBatch) -> Rows:
         names, codes = batch.distinct("session")
-        own = self._own
-        owners = [-1 if name is None else self._table.handler_of(name) for name in names]
-        # Rows without a session have no place of their own: they are dealt out.
-        return [
-            own[at % len(own)] if owners[code] < 0 else owners[code]
-            for at, code in enumerate(codes)
-        ]
+        return owners_of(names, codes, self._table.handler_of, self._own)
 
     def _pass_notes(self, header: Header) -> None:
         for session, holding in header.closed:
@@ -297,7 +292,7 @@ class _Way:
         if not self._newest:
             self._remember(self._fragments)
         fresh: dict[str, int] = {}
-        for at, code in enumerate(codes):
+        for at, code in enumerate(codes.tolist()):
             if names[code] is not None:
                 fresh[names[code]] = holdings[at]
         older = {
@@ -321,10 +316,11 @@ class _Way:
                 if gone(id_, held[row]) or (session is not None and gone(session, held[row]))
             ]
             if rows:
-                _release(waiting.take(rows))
+                found = np.array(rows)
+                _release(waiting.take(found))
                 self.waiting -= len(rows)
-                self._fragments[at] = waiting.without(rows)
-        self._fragments = deque(one for one in self._fragments if one.places)
+                self._fragments[at] = waiting.without(found)
+        self._fragments = deque(one for one in self._fragments if len(one.places))
 
     def _remember(self, fragments: deque[_Fragment]) -> None:
         for fragment in fragments:
@@ -360,8 +356,8 @@ class _Way:
         fragment = self._fragments.popleft()
         while (rows := len(fragment.places)) > 1:
             # In halves: to cut off row after row would copy what is left once a row.
-            self._fragments.appendleft(fragment.take(range(rows // 2, rows)))
-            fragment = fragment.take(range(rows // 2))
+            self._fragments.appendleft(fragment.take(np.arange(rows // 2, rows)))
+            fragment = fragment.take(np.arange(rows // 2))
         return [fragment]
 
     def _next_run(self) -> list[_Fragment]:
@@ -404,11 +400,9 @@ class _Sent:
     def __init__(self, run: Sequence[_Fragment], way: _Way) -> None:
         self._way = way
         self._parts = [(one.book, one.places) for one in run]
-        self._starts: list[int] = []
-        self._rows = 0
-        for _, places in self._parts:
-            self._starts.append(self._rows)
-            self._rows += len(places)
+        sizes = [len(places) for _, places in self._parts]
+        self._starts = np.cumsum([0, *sizes])[:-1]
+        self._rows = sum(sizes)
         self.open = self._rows
         self._waits = bool(run)
         self.alone = bool(run) and run[0].alone
@@ -419,18 +413,15 @@ class _Sent:
         if part.void:
             self._end_open(lambda row: Outcome(row, Kind.RELEASED))
             return
-        starts, parts = self._starts, self._parts
-        if len(parts) == 1:
-            book, places = parts[0]
-            book.complete([places[row] for row in part.completed])
+        if len(self._parts) == 1:
+            book, places = self._parts[0]
+            book.complete(places[part.completed])
         else:
-            done: list[list[int]] = [[] for _ in parts]
-            for row in part.completed:
-                at = bisect_right(starts, row) - 1
-                done[at].append(parts[at][1][row - starts[at]])
-            for at, rows in enumerate(done):
-                if rows:
-                    parts[at][0].complete(rows)
+            completed = np.sort(part.completed)
+            cuts = np.searchsorted(completed, self._starts[1:])
+            pieces = zip(self._parts, self._starts, np.split(completed, cuts), strict=False)
+            for (book, places), start, rows in pieces:
+                book.complete(places[rows - start])
         for outcome in part.others:
             book, place = self._find(outcome.row)
             book.end(_moved(outcome, place))
@@ -461,9 +452,9 @@ class _Sent:
         self._go_on(last=True)
 
     def _find(self, row: int) -> tuple[OutcomeBook, int]:
-        at = bisect_right(self._starts, row) - 1
+        at = int(np.searchsorted(self._starts, row, "right")) - 1
         book, places = self._parts[at]
-        return book, places[row - self._starts[at]]
+        return book, int(places[row - self._starts[at]])
 
     def _go_on(self, *, last: bool) -> None:
         """Let the way know, once, that the handler has answered, and once that the run is over."""
@@ -483,5 +474,5 @@ def _moved(outcome: Outcome, row: int) -> Outcome:
 
 
 def _release(fragment: _Fragment) -> None:
-    for place in fragment.places:
+    for place in fragment.places.tolist():
         fragment.book.end(Outcome(place, Kind.RELEASED))

@@ -151,7 +151,7 @@ class Stint:
         self.record = record
         self.record_version = record.version
         self.change = Change(lane.key, record.version, "")
-        self.completed: list[Place] = []
+        self.completed: dict[Run, list[int]] = {}
         self.others: list[tuple[Run, Outcome]] = []
         self.counts = {"handled": 0, "failed": 0, "repeats": 0}
         self.running: Sequence[Place] = ()
@@ -184,7 +184,7 @@ class Stint:
         message = (sequence, run.ids[row])
         if self.record.has(run.source, message) or self._handled(run, message):
             self.counts["repeats"] += 1
-            self.completed.append((run, row))
+            self._complete(run, row)
             return False
         if run.died and self._died(run, row):
             return False
@@ -335,10 +335,17 @@ class Stint:
         change.settled_below = run.below[row]
         if sequence > self.top:
             self.top = sequence
-        self.completed.append((run, row))
+        self._complete(run, row)
         if self.record.failure is not None:
             change.writes_failure = True
             change.failure = None
+
+    def _complete(self, run: Run, row: int) -> None:
+        rows = self.completed.get(run)
+        if rows is None:
+            self.completed[run] = [row]
+        else:
+            rows.append(row)
 
     def send(self, run: Run, row: int, sends: Iterable[tuple[str, Message]]) -> None:
         """What the row's handler sent joins the commit."""

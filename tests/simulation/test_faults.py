@@ -735,7 +735,7 @@ async def test_what_waits_for_a_busy_handler_goes_as_one_run() -> None:
     answers[2].set_result(None)
     parts = await asyncio.gather(*tasks)
     assert [len(batch) for batch in busy.runs] == [1, 1, 4]
-    assert [part.completed for part in parts] == [[0], [0], [0], [0, 1], []]
+    assert [list(part.completed) for part in parts] == [[0], [0], [0], [0, 1], []]
     assert [outcome.row for outcome in parts[4].others] == [0]
     await core.close()
 

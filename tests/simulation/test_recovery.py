@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.batch import MessageBatch
@@ -430,11 +431,12 @@ class Sends:
         self.sent: list[tuple[list[int], bool, list[int]]] = []
         ledger = Ledger()
         lot = ledger.admit(
-            list(range(count)),  # type: ignore[arg-type]
-            [None] * count,
             list(range(count)),
-            [1] * count,
-            [0.0] * count,
+            (),
+            np.zeros(count, np.int32),
+            np.arange(count),
+            np.ones(count, np.int32),
+            np.zeros(count),
             [str(number) for number in range(count)],
             1,
         )

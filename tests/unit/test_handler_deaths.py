@@ -253,9 +253,9 @@ async def test_a_new_router_does_not_wait_for_the_old_ones_rows() -> None:
         new = asyncio.ensure_future(rig.core.run(Header("router", 2, 1, "src"), rows("a", turn=1)))
         gate.set()
         part = await new
-        assert (part.completed, part.last) == ([0], True)
+        assert (list(part.completed), part.last) == ([0], True)
         assert seen == ["a"]
-        assert (await old).completed == [0]
+        assert list((await old).completed) == [0]
 
 
 # --- time -----------------------------------------------------------------------------------------

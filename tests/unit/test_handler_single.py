@@ -292,10 +292,10 @@ async def test_slow_sessions_hold_back_nobody_else() -> None:
     async with Rig(one, concurrency=2) as rig:
         batch = rows("100", "0", "0", "0", session=["a", "b", "c", "d"])
         part = await rig.core.run(Header("router", 1, 1, "src"), batch)
-        assert (now(), part.completed, part.last) == (0.05, [1, 2, 3], False)
+        assert (now(), list(part.completed), part.last) == (0.05, [1, 2, 3], False)
         assert rig.core.stats()["running"] == 1
         part = await rig.core.more("router", 1, 1, 1)
-        assert (now(), part.completed, part.last) == (100, [0], True)
+        assert (now(), list(part.completed), part.last) == (100, [0], True)
         with pytest.raises(Closed, match="part 2 of a call"):
             await rig.core.more("router", 1, 1, 2)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
@@ -11,6 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from pipeline.batch import MessageBatch
 from pipeline.errors import ValidationError
 from pipeline.ledger import ENDED, IN_HAND, LOST, MOST_ROWS, SETTLING, Ledger, Lot
+from pipeline.rows import Rows
 from pipeline.turns import Held, Turns
 
 
@@ -21,10 +24,11 @@ def held(sequence: int) -> Held:
 def admit(ledger: Ledger, count: int) -> Lot:
     return ledger.admit(
         [object()] * count,
-        [None] * count,
-        list(range(count)),
-        [10 + at for at in range(count)],
-        [0.0] * count,
+        (),
+        np.zeros(count, np.int32),
+        np.arange(count),
+        np.arange(10, 10 + count, dtype=np.int32),
+        np.zeros(count),
     )
 
 
@@ -81,16 +85,22 @@ class Ledgers(RuleBasedStateMachine):
             return
         lost: set[int] = set()
         for lot, places in self.ledger.lots(some):
-            lost |= {lot.base + place for place in self.ledger.settle_all(lot, places)}
+            lost |= set((lot.base + lot.settle(places)).tolist())
         assert lost == {row for row in some if self.states[row] == LOST}
         self.states |= dict.fromkeys(set(some) - lost, SETTLING)
 
-    @rule(row=rows)
-    def settle_again(self, row: int) -> None:
-        """A second outcome of a row that is being settled is refused among many as well."""
-        if self.states[row] == SETTLING:
-            with pytest.raises(ValidationError, match="must come once"):
-                self.ledger.settle_all(*self.ledger.lots([row]).__next__())
+    @rule(some=st.lists(rows, min_size=1, unique=True), data=st.data())
+    def settle_again(self, some: list[int], data: st.DataObject) -> None:
+        """A second outcome of a row is refused among many, and the others are as they were."""
+        twice = data.draw(st.booleans())
+        for lot, places in list(self.open_lots(some)):
+            states = [self.states[lot.base + place] for place in places.tolist()]
+            if SETTLING in states or ENDED in states or (twice and IN_HAND in states):
+                with pytest.raises(ValidationError, match="must come once"):
+                    lot.settle(np.repeat(places, 2) if twice else places)
+
+    def open_lots(self, some: list[int]) -> Iterator[tuple[Lot, Rows]]:
+        return self.ledger.lots([row for row in some if self.open_lot(row)])
 
     @rule(some=st.lists(rows, unique=True))
     def end(self, some: list[int]) -> None:
@@ -98,11 +108,11 @@ class Ledgers(RuleBasedStateMachine):
         if any(self.states[row] == ENDED for row in some):
             row = next(row for row in some if self.states[row] == ENDED)
             with pytest.raises(ValidationError, match="must end once"):
-                [self.ledger.end_all(*one) for one in self.ledger.lots([row])]
+                [self.ledger.end(*one) for one in self.ledger.lots([row])]
             return
         receipts = self.ledger.receipts(some)
         assert receipts == [self.ledger.find(row)[0].receipts[row & 0xFFFF] for row in some]
-        size = sum(self.ledger.end_all(*one) for one in self.ledger.lots(some))
+        size = sum(self.ledger.end(*one) for one in self.ledger.lots(some))
         assert size == sum(10 + row - Ledger.base(row) for row in some)
         self.states |= dict.fromkeys(some, ENDED)
 

@@ -197,7 +197,7 @@ def test_split_loses_and_doubles_nothing(owners: list[int]) -> None:
     parts = batch.split(owners)
     assert set(parts) == set(owners)
     for owner, (rows, part) in parts.items():
-        assert rows == [at for at, one in enumerate(owners) if one == owner]
+        assert rows.tolist() == [at for at, one in enumerate(owners) if one == owner]
         assert ids(part) == [f"m{at}" for at in rows]
 
 
@@ -277,7 +277,7 @@ def test_columns_that_are_not_given_are_zero_or_null() -> None:
     assert batch.values("turn") == [0, 0]
     assert batch.values("enqueued_at") == [0.0, 0.0]
     assert batch.values("session") == [None, None]
-    assert batch.sizes() == [0, 3]
+    assert batch.sizes().tolist() == [0, 3]
 
 
 def test_the_providers_id_stands_for_the_senders_where_there_is_one() -> None:

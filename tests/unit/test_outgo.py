@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.batch import MessageBatch
@@ -103,7 +104,7 @@ class Rig:
     async def send(self, *sessions: str | None, **options: Any) -> None:
         """Send a batch with a row of each of these; their numbers count on from 0."""
         count = len(sessions)
-        numbers = range(self._sent, self._sent + count)
+        numbers = np.arange(self._sent, self._sent + count)
         self._sent += count
         self.outgo.send(batch_of(sessions, numbers), numbers, **options)
         await settle()
