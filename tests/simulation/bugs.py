@@ -222,9 +222,10 @@ BUGS = (
         "P13: nothing of a lost holding begins",
         "pipeline.stages.receiver",
         """        turns.waiting = []
-        for row in turns.rows:
-            if self.held(row):
-                self._ledger.lose(row)
+        for stretch in turns.stretches:
+            for row in [stretch.lot.base + place for place in stretch.places[stretch.next :]]:
+                if self.held(row):
+                    self._ledger.lose(row)
 """,
         """        turns.waiting = []
 """,

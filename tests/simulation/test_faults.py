@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.batch import MessageBatch
@@ -783,7 +784,7 @@ async def test_a_handler_that_leaves_a_row_without_an_outcome_is_found_out() -> 
     "answer",
     [
         lambda count: Part(completed=[0], last=True),
-        lambda count: Part(completed=[0, 0, 1], last=True),
+        lambda count: Part(completed=np.array([0, 0, 1]), last=True),
     ],
     ids=["missing", "twice"],
 )
