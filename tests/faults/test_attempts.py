@@ -72,11 +72,12 @@ async def test_the_message_that_kills_is_found(
 
 @pytest.mark.spec("H6", "H5", "F7")
 @pytest.mark.timeout(180)
-async def test_a_sync_handler_that_does_not_end_is_killed(
-    fault_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("handler", ["endless", "endless_async"])
+async def test_a_handler_that_does_not_end_is_killed(
+    fault_cluster: None, tmp_path: Path, handler: str
 ) -> None:
     """Ten seconds after its time-out: an attempt of that message, of none beside it."""
-    one = runtime(tmp_path, "endless", timeout=0.5, retry={"max_attempts": 2, "initial": 0.05})
+    one = runtime(tmp_path, handler, timeout=0.5, retry={"max_attempts": 2, "initial": 0.05})
     async with one:
         texts = [b"1", b"endless", b"2"]
         await one.client.send_many("q", [Message(t, session=s) for s in "ab" for t in texts[::2]])
