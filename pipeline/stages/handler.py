@@ -115,7 +115,7 @@ class HandlerCore:
         self._runner = Runner(
             handler, settings.retry, settings.exceptions, self.signals, clock.random
         )
-        self._cached: OrderedDict[str, tuple[int, Any]] = OrderedDict()
+        self._cached: OrderedDict[str, tuple[int, bytes | None, Any]] = OrderedDict()
         self._here = Surroundings(
             self._runner, settings.ordered, outgoing, clock.now, False, self._cached, self._warn
         )
@@ -563,7 +563,7 @@ class HandlerCore:
         """Keep the state read for the session's next rows."""
         if self._runner.codec is None or stint.state is None:
             return
-        self._cached[stint.lane.key] = (stint.version, stint.state)
+        self._cached[stint.lane.key] = (stint.version, stint.data, stint.state)
         if len(self._cached) > self._settings.states:
             self._cached.popitem(last=False)
 

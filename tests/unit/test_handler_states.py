@@ -35,6 +35,20 @@ def counter(seen: list[int], **kept: Any) -> Any:
     return count
 
 
+@pytest.mark.spec("F4", "F11")
+async def test_a_record_that_another_process_made_anew_is_not_taken_for_the_one_before() -> None:
+    """It was deleted meanwhile, and has come to the same version: the state is read again."""
+    seen: list[int] = []
+    store = MemoryStore(now=now)
+    async with Rig(counter(seen), store=store) as one, Rig(counter(seen), store=store) as other:
+        assert await one.run(rows("a", "b")) == ["completed"] * 2
+        store._records.clear()
+        assert await other.run(rows("c", first=3, holding=2)) == ["completed"]
+        assert (await one.record("s")).version == 1
+        assert await one.run(rows("d", first=4, holding=3)) == ["completed"]
+        assert seen == [0, 1, 0, 1]
+
+
 # --- time to live ---------------------------------------------------------------------------------
 
 
