@@ -128,7 +128,10 @@ class Context:
         return self._signals.stopping or self._signals.late()
 
     def end_session(self) -> None:
-        """Delete the session's state when this message is committed; the next one starts anew."""
+        """Delete the session's state when this message is committed; the next one starts anew.
+
+        In a batch handler: the states of all sessions of the batch.
+        """
         self.ended = True
 
     def send(self, queue: str, message: Message, *, row: int = 0) -> None:

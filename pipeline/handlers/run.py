@@ -86,11 +86,17 @@ class StateCodec:
         """Read a state that was written with this version of its type.
 
         Raises:
-            Exception: whatever the type's own validators or the migration raise.
-            SerializationError: the version is newer, or older and there is no migration.
+            SerializationError: it doesn't fit the type; or the version is newer, or older and there
+                is no migration, or that raises.
         """
         if version == self.version:
-            return self._read(data)
+            try:
+                return self._read(data)
+            except Exception as error:
+                raise SerializationError(
+                    f"it doesn't fit the type ({type(error).__name__}: {error}): where that has "
+                    "changed, raise @handler's version and give it a migrate function"
+                ) from error
         if version > self.version:
             raise SerializationError(
                 f"it was written with version {version} and this handler knows {self.version}: "
@@ -101,7 +107,13 @@ class StateCodec:
                 f"it was written with version {version} and this handler's is {self.version}: "
                 "give @handler a migrate function"
             )
-        return self._read(json.dumps(self._migrate(json.loads(data), version)).encode())
+        try:
+            return self._read(json.dumps(self._migrate(json.loads(data), version)).encode())
+        except Exception as error:
+            raise SerializationError(
+                f"the migrate function did not make it of version {version} "
+                f"({type(error).__name__}: {error}): mend it"
+            ) from error
 
 
 class Runner:

@@ -45,7 +45,7 @@ from pipeline.state.port import StateStore
 
 _log = logging.getLogger("queue_runtime.handle")
 _GRACE = 10.0
-"""Seconds that a sync handler has after its time-out, before its process is ended (SPEC H6)."""
+"""Seconds that a handler has after its time-out, before its process is ended (SPEC H6)."""
 PART = 0.05
 """Seconds of running after which known outcomes go back (DESIGN law 2)."""
 
@@ -116,7 +116,7 @@ class HandlerCore:
         self._runner = Runner(
             handler, settings.retry, settings.exceptions, self.signals, clock.random
         )
-        self._cached: OrderedDict[str, tuple[int, Any]] = OrderedDict()
+        self._cached: OrderedDict[str, tuple[int, bytes | None, Any]] = OrderedDict()
         self._here = Surroundings(
             self._runner, settings.ordered, outgoing, clock.now, False, self._cached, self._warn
         )
@@ -132,7 +132,8 @@ class HandlerCore:
         self._idle = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._sends: set[asyncio.Task[None]] = set()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], list[Stint]] = {}
+        self._seen: dict[asyncio.Task[None], tuple[Sequence[Place], float]] = {}
         self._jobs: dict[int, tuple[float, list[Stint]]] = {}
         self.busy = 0
         self.counts = {
@@ -203,15 +204,35 @@ class HandlerCore:
         return self._store.paused
 
     def overdue(self) -> list[RunRow]:
-        """What a sync handler runs for so long that only its process's end can end it (SPEC H6).
+        """What the handler runs for so long that only its process's end can end it (SPEC H6).
 
-        Callable from any thread.
+        Callable from any thread, by one at a time.
         """
-        latest = self._monotonic() - self._settings.timeout - _GRACE
-        found = []
+        now = self._monotonic()
+        latest = now - self._settings.timeout - _GRACE
+        places: list[Place] = []
         for began, stints in list(self._jobs.values()):
             if began < latest:
-                found += [(*run.call, row) for stint in stints for run, row in tuple(stint.running)]
+                places += [place for stint in stints for place in tuple(stint.running)]
+        places += self._not_cancelled(now, latest)
+        return [(*run.call, row) for run, row in places]
+
+    def _not_cancelled(self, now: float, latest: float) -> list[Place]:
+        """What async calls go on with after their time-out: they block their loop, or won't end.
+
+        Since when is known by looking, so that nothing has to be noted for each message.
+        """
+        found: list[Place] = []
+        seen: dict[asyncio.Task[None], tuple[Sequence[Place], float]] = {}
+        for task, stints in list(self._running.items()):
+            rows = next((stint.running for stint in stints if stint.running), None)
+            if rows is None:
+                continue
+            before, since = self._seen.get(task, (rows, now))
+            seen[task] = rows, since if before is rows else now
+            if seen[task][1] < latest:
+                found += rows
+        self._seen = seen
         return found
 
     def _late(self) -> bool:
@@ -427,11 +448,11 @@ class HandlerCore:
             task = asyncio.ensure_future(
                 drive_async(calls, self._runner.call, settings.timeout, self.signals)
             )
-            self._running.add(task)
+            self._running[task] = stints
             task.add_done_callback(partial(self._task_ended, stints))
 
     def _task_ended(self, stints: list[Stint], task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        self._running.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._defect(error)
         self._finish(stints, 1)
@@ -550,7 +571,7 @@ class HandlerCore:
         """Keep the state read for the session's next rows."""
         if self._runner.codec is None or stint.state is None:
             return
-        self._cached[stint.lane.key] = (stint.version, stint.state)
+        self._cached[stint.lane.key] = (stint.version, stint.data, stint.state)
         if len(self._cached) > self._settings.states:
             self._cached.popitem(last=False)
 

@@ -112,7 +112,7 @@ class Surroundings:
         outgoing: checks what handlers send.
         now: calendar time.
         draining: True once no further row may begin.
-        cached: key to (the record's version, the state) as last committed.
+        cached: key to (the record's version, the state as written, the state) as last committed.
         warn: told of a sequence lower than one that was applied: key, sequence, highest.
     """
 
@@ -121,7 +121,7 @@ class Surroundings:
     outgoing: Outgoing | None
     now: Callable[[], float]
     draining: bool
-    cached: dict[str, tuple[int, Any]]
+    cached: dict[str, tuple[int, bytes | None, Any]]
     warn: Callable[[str, int, int], None]
 
 
@@ -163,9 +163,10 @@ class Stint:
         self.state: Any = None
         self._broken: SerializationError | None = None
         known = here.cached.pop(lane.key, None)
-        # A state that expired has the version that it had: only the record knows.
-        if known is not None and known[0] == record.version and record.state is not None:
-            self.state = known[1]
+        # The version alone is not enough: a state that expired has the version that it had, and a
+        # record that was deleted and made anew by another process comes to it again.
+        if known is not None and known[0] == record.version and known[1] == record.state:
+            self.state = known[2]
         else:
             self.undo()
 

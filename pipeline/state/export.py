@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -9,6 +10,7 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import ConfigurationError
 from pipeline.state.port import SessionRecord
 
 SCHEMA: Final = pa.schema(
@@ -34,6 +36,9 @@ class StateWriter:
     Args:
         path: the file; one that is there is replaced, at the end.
 
+    Raises:
+        ConfigurationError: it can't be the name of a file, or something else has that name.
+
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "states.parquet"
@@ -44,6 +49,9 @@ class StateWriter:
     """
 
     def __init__(self, path: Path) -> None:
+        if not path.name or (path.exists() and not path.is_file()):
+            # What is replaced is gone: as root even /dev/null would be.
+            raise ConfigurationError(f"{path} is no file that can be replaced: name another one")
         self._path = path
         self._draft = path.with_name(f".{path.name}.part")
         self._rows: list[tuple[Any, ...]] = []
@@ -56,7 +64,12 @@ class StateWriter:
         Raises:
             OSError: it can't be written.
         """
-        self._writer = pq.ParquetWriter(self._draft, SCHEMA, compression="zstd")
+        try:
+            self._writer = pq.ParquetWriter(self._draft, SCHEMA, compression="zstd")
+        except OSError:
+            with suppress(OSError):
+                self._draft.unlink()
+            raise
         return self
 
     def add(self, pipeline: str, session: str, record: SessionRecord, updated_at: float) -> None:

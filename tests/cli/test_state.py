@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -187,6 +189,44 @@ def test_an_export_that_fails_leaves_the_old_file(
     assert "No space left on device" in ended.err
     assert [one.name for one in kept.parent.glob("*parquet*")] == ["states.parquet"]
     assert out.read_text() == "old"
+
+
+@pytest.mark.spec("F4", "P10")
+def test_an_export_replaces_nothing_but_a_file(
+    command: Callable[..., Any], kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a directory, not what a program reads from, which as root could be /dev/null."""
+    monkeypatch.chdir(kept.parent)
+    pipe = kept.with_name("pipe")
+    os.mkfifo(pipe)
+    for out in (pipe, kept.parent, ".", "/", ""):
+        ended = command("state", "export", kept, out)
+        assert (ended.code, ended.out) == (2, "")
+        assert "is no file that can be replaced: name another one" in ended.err
+    assert pipe.is_fifo()
+
+
+@pytest.mark.spec("F4", "T3")
+def test_an_export_to_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    """Wherever in the file the disk was full: at its first bytes, or while it is closed."""
+    full = """
+import resource, sys
+from pathlib import Path
+from pipeline.state.export import StateWriter
+from pipeline.state.port import SessionRecord
+
+limit = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+try:
+    with StateWriter(Path(sys.argv[1])) as writer:
+        writer.add("p", "s", SessionRecord(1, b"{}"), 1.7e9)
+except OSError:
+    raise SystemExit(5)
+"""
+    for limit in (2, 500):
+        command = [sys.executable, "-c", full, str(tmp_path / "x.parquet"), str(limit)]
+        assert subprocess.run(command, check=False).returncode == 5
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.spec("F4")

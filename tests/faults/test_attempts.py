@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from actors import crew
 from actors.runtime import Runtime
 from pipeline import Message
 from pipeline.config import parse
@@ -72,11 +73,12 @@ async def test_the_message_that_kills_is_found(
 
 @pytest.mark.spec("H6", "H5", "F7")
 @pytest.mark.timeout(180)
-async def test_a_sync_handler_that_does_not_end_is_killed(
-    fault_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("handler", ["endless", "endless_async"])
+async def test_a_handler_that_does_not_end_is_killed(
+    fault_cluster: None, tmp_path: Path, handler: str
 ) -> None:
     """Ten seconds after its time-out: an attempt of that message, of none beside it."""
-    one = runtime(tmp_path, "endless", timeout=0.5, retry={"max_attempts": 2, "initial": 0.05})
+    one = runtime(tmp_path, handler, timeout=0.5, retry={"max_attempts": 2, "initial": 0.05})
     async with one:
         texts = [b"1", b"endless", b"2"]
         await one.client.send_many("q", [Message(t, session=s) for s in "ab" for t in texts[::2]])
@@ -111,6 +113,44 @@ async def test_a_stopped_process_is_replaced_and_does_no_harm(
         await one.until_empty()
         totals = await one.totals()
         states = (await one.states())["p"]
+    assert totals.completed == 6_000
+    expected = {str(n): 1 for n in range(300)} | {"attempts": 1}
+    assert all(state == expected for state in states.values())
+    assert len(states) == 20
+
+
+@pytest.mark.spec("F7", "F3", "F4")
+@pytest.mark.timeout(180)
+async def test_a_handler_that_was_given_up_and_goes_on_does_no_harm(
+    fault_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on another machine, where Ray can't end it while it is stopped: what it commits when it is
+    continued is refused."""
+    spared: list[int] = []
+
+    def spare(place: Any, *_: Any) -> None:
+        if place.process is not None:
+            spared.append(place.process.pid)
+        place.process = None
+
+    monkeypatch.setattr(crew._Place, "_stop_for_good", spare)
+    one = runtime(tmp_path, "poisoned")
+    async with one:
+        await one.client.send_many(
+            "q", [Message(str(n).encode(), session=f"s{s}") for n in range(300) for s in range(20)]
+        )
+        before = one.processes["handler:p:0"].pid
+        os.kill(before, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(60):
+                while (now := one.processes.get("handler:p:0")) is None or now.pid == before:
+                    await one.next_look()
+        finally:
+            os.kill(before, signal.SIGCONT)
+        await one.until_empty()
+        totals = await one.totals()
+        states = (await one.states())["p"]
+    assert spared == [before]
     assert totals.completed == 6_000
     expected = {str(n): 1 for n in range(300)} | {"attempts": 1}
     assert all(state == expected for state in states.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -200,3 +201,7 @@ def test_two_jobs_share_a_queue_while_one_takes_over(
         at.verify()
         new.process.send_signal(signal.SIGTERM)
         assert new.process.wait(60) == 0, new.text[-3000:]
+    for job in (old, new):
+        found = re.search(r"^completed +([\d,]+)$", job.text, re.MULTILINE)
+        assert found, job.text[-3000:]
+        assert int(found[1].replace(",", "")) > 0, "both had a part in it"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.flights import flying
+from pipeline.examples.flights import Flight, Tally, on_flight
+from tests.faults.flights import Part, differences, flying
 from tests.faults.killing import kill
 
 EARLY = """
@@ -44,3 +45,18 @@ async def test_a_planted_bug_is_found(fault_cluster: None, tmp_path: Path, bug: 
         await kill(runtime, "handler", 0, "handled, not committed", tmp_path / "note")
         await kill(runtime, "handler", 1, "committed, no outcome", tmp_path / "note")
     assert endings[0].wrong != []
+
+
+@pytest.mark.spec("T3")
+async def test_each_figure_of_a_state_is_compared() -> None:
+    """One flight twice in place of another one has the right count, and the wrong figures."""
+    job = Part(3_000)
+    flights = [Flight.model_validate_json(message.body) for message in job.messages()]
+    states: dict[str, Tally] = {}
+    for flight in flights:
+        tally = states.setdefault(flight.tailnum or "spread-1", Tally())
+        await on_flight.function(flight, tally, None)
+    assert differences(job, states) == []
+    states["N14228"].distance += 1
+    [told] = differences(job, states)
+    assert told.startswith("N14228: Tally(")

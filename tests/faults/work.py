@@ -49,6 +49,12 @@ def endless(body: str, state: dict[str, int], context: Context) -> None:
 
 
 @handler(state=dict)
+async def endless_async(body: str, state: dict[str, int], context: Context) -> None:
+    """The same on the loop of async handlers, which it blocks: it can't even be cancelled."""
+    endless.function(body, state, context)
+
+
+@handler(state=dict)
 class SlowToStart:
     """Counts its messages; its process takes its time to begin."""
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from time import perf_counter
 
-from tests.simulation.bugs import plant
+from tests.simulation.bugs import BUGS, plant
 
 
 def main() -> int:
@@ -18,7 +18,10 @@ def main() -> int:
     parser.add_argument("--first", action="store_true", help="stop at the first that fails")
     parser.add_argument("--seed", type=int, help="this one alone")
     parser.add_argument("--explain", action="store_true", help="all that happened in it")
-    parser.add_argument("--bug", help="with this bug of bugs.py planted")
+    bugs = [bug.name for bug in BUGS]
+    parser.add_argument(
+        "--bug", choices=bugs, metavar="NAME", help="with this bug of bugs.py planted"
+    )
     given = parser.parse_args()
     if given.bug is not None:
         plant(given.bug)
@@ -26,7 +29,7 @@ def main() -> int:
     from tests.simulation.campaign import failing, report
 
     if given.seed is not None:
-        good, words = report(given.seed, explain=given.explain)
+        good, words = report(given.seed, explain=given.explain, bug=given.bug)
         sys.stdout.write(f"{words}\n")
         return int(not good)
     began = perf_counter()
@@ -35,7 +38,7 @@ def main() -> int:
         ran += 1
         if seed is not None:
             failed += 1
-            sys.stdout.write(f"{report(seed, shrunk=given.bug is None)[1]}\n\n")
+            sys.stdout.write(f"{report(seed, shrunk=given.bug is None, bug=given.bug)[1]}\n\n")
             sys.stdout.flush()
             if given.first:
                 break

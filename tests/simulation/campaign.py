@@ -22,13 +22,16 @@ def _fails(seed: int) -> int | None:
     return None if simulate(seed).broken is None else seed
 
 
-def report(seed: int, *, shrunk: bool = True, explain: bool = False) -> tuple[bool, str]:
+def report(
+    seed: int, *, shrunk: bool = True, explain: bool = False, bug: str | None = None
+) -> tuple[bool, str]:
     """Whether a seed breaks no law, and what is to be said of it.
 
     Args:
         seed: which.
         shrunk: whether to look for the fewest faults with which it fails.
         explain: whether to tell all that happened, and of a seed that doesn't fail too.
+        bug: which one is planted.
     """
     result = simulate(seed)
     good = result.broken is None
@@ -37,4 +40,4 @@ def report(seed: int, *, shrunk: bool = True, explain: bool = False) -> tuple[bo
         return True, f"seed {seed} breaks no law ({faults} faults, digest {result.digest})"
     if shrunk and not good:
         result = shrink(result)
-    return good, told(result, events=len(result.events) if explain else 30)
+    return good, told(result, events=len(result.events) if explain else 30, bug=bug)

@@ -27,7 +27,7 @@ CALLS = {
     "slow": "takes {seconds:.2f} s more",
     "twice": "arrives twice, {seconds:.2f} s apart",
 }
-"""What may happen to a call between two processes."""
+"""What may happen to a call between two processes; of slow ones every second is slow to answer."""
 
 SERVICES = {
     "refuse": "fails before anything is done",

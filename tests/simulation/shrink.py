@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
@@ -59,17 +60,19 @@ def _still(run: Run, result: Result, faults: Sequence[Fault]) -> Result | None:
     return found
 
 
-def told(result: Result, *, events: int = _EVENTS) -> str:
+def told(result: Result, *, events: int = _EVENTS, bug: str | None = None) -> str:
     """What a failing run was, as one reads it."""
-    seed = result.plan.seed
+    again = f"python -m tests.simulation --seed {result.plan.seed}"
+    if bug is not None:
+        again += f" --bug {shlex.quote(bug)}"
     lines = [
-        f"seed {seed}: {result.broken}",
+        f"seed {result.plan.seed}: {result.broken or 'breaks no law'}",
         f"  {result.plan}",
-        f"  {len(result.faults) or 'no'} faults:",
+        f"  {len(result.struck) or 'no'} faults:",
         *(f"    {fault}" for fault in result.struck),
-        f"  the last of what happened (python -m tests.simulation --seed {seed} --explain: all):",
+        f"  the last of what happened ({again} --explain: all):",
         *(f"    {event[0]:10.4f}  {_words(event[1:])}" for event in result.events[-events:]),
-        f"  again: python -m tests.simulation --seed {seed}",
+        f"  again: {again}",
     ]
     return "\n".join(lines)
 

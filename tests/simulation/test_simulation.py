@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -125,4 +128,20 @@ def test_a_failing_run_can_be_read() -> None:
     assert "step 212 of handler 0: it is killed, and replaced 1.00 s later" in text
     assert "call 17 receiver 0 > router 0: it is carried out, but its answer is lost" in text
     assert "0.5000  begin s0" in text
-    assert "python -m tests.simulation --seed 0" in text
+    assert text.endswith("again: python -m tests.simulation --seed 0")
+    struck = replace(result_of(faults, *faults), struck=tuple(faults[:1]))
+    assert "1 faults:" in told(struck), "only those that came to pass are told"
+
+
+@pytest.mark.spec("T6")
+def test_a_run_with_a_bug_says_how_to_have_it_again() -> None:
+    """With its bug; a bug that there isn't is told, and those that there are."""
+    done = simulation("--bug", "later rows go on", "--first", "--seeds", "40")
+    found = re.search(r"again: python -m tests.simulation (.*)$", done.stdout, re.MULTILINE)
+    assert found, done.stdout
+    assert simulation(*shlex.split(found[1])).stdout.startswith("seed ")
+    assert "--bug 'later rows go on'" in found[1]
+    done = simulation("--bug", "none", "--seed", "1")
+    assert done.returncode == 2
+    assert "invalid choice: 'none'" in done.stdout
+    assert "later rows go on" in done.stdout

@@ -116,8 +116,10 @@ class Link:
         back = self._world.delay(self._stream, -number)
         if kind in ("lose", "late", "deaf"):
             loop.call_later(arrives + _UNANSWERED, _fail, answer, NoAnswer(kind), context=NOBODY)
-        if kind in ("late", "slow"):
+        if kind == "late" or (kind == "slow" and number % 2):
             arrives += seconds
+        elif kind == "slow":  # what it does is done, and known late
+            back += seconds
         if kind != "lose":
             heard = answer if kind not in ("late", "deaf") else loop.create_future()
             loop.call_later(arrives, self._arrive, method, args, heard, back, context=NOBODY)

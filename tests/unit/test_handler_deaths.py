@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from pipeline.handlers.api import Context, Retry, handler
 from pipeline.outcomes import Reason
 from pipeline.stages.calls import Header
 from pipeline.state.memory import MemoryStore
-from tests.unit.handler_rig import POLICY, Rig, rows, word
+from tests.unit.handler_rig import POLICY, Rig, now, rows, word, words
 
 MOST = POLICY.max_attempts
 
@@ -331,18 +332,67 @@ async def test_a_sync_batch_past_its_time_out_is_overdue_with_all_its_rows() -> 
 
 
 @pytest.mark.spec("H6")
-async def test_an_async_handler_is_never_overdue() -> None:
-    """It is cancelled at its time-out: its process need not end."""
-    watch = Watch()
+async def test_an_async_handler_that_is_cancelled_is_not_overdue() -> None:
+    """It ends at its time-out: its process need not."""
 
     @handler
-    async def slow(body: str, context: Context) -> None:
-        watch.now += 1000
-        assert rig.core.overdue() == []
-        assert not context.stopping
+    async def slow(body: str) -> None:
+        await asyncio.sleep(1000)
 
-    async with Rig(slow, timeout=30, clock=watch) as rig:
-        assert await rig.run(rows("a")) == ["completed"]
+    async with Rig(slow, timeout=30) as rig:
+        call = rig.call(rows("a"))
+        await rig.begun(lambda: rig.core._running)
+        assert rig.core.overdue() == [], "it has not begun"
+        for _ in range(100):
+            await asyncio.sleep(1)
+            assert rig.core.overdue() == []
+        await rig.core.stop_running()
+        await call
+
+
+@pytest.mark.spec("H6", "F7")
+async def test_an_async_handler_that_goes_on_after_its_time_out_is_overdue() -> None:
+    """Ten seconds later, as a sync one: what it runs, not what others do or what is behind it."""
+    seen: list[str] = []
+    gate = asyncio.Event()
+
+    @handler
+    async def stubborn(body: str) -> None:
+        seen.append(body)
+        while body == "stubborn" and not gate.is_set():
+            with suppress(asyncio.CancelledError):
+                await gate.wait()
+
+    async with Rig(stubborn, timeout=30) as rig:
+        call = rig.call(rows("a", "stubborn", "b", session=["s", "t", "t"]))
+        await rig.begun(lambda: "stubborn" in seen)
+        assert rig.core.overdue() == []
+        await asyncio.sleep(40)
+        assert rig.core.overdue() == []
+        await asyncio.sleep(1)
+        assert rig.core.overdue() == [(1, 1, 1)]
+        gate.set()
+        await call
+        assert rig.core.overdue() == []
+
+
+@pytest.mark.spec("H6", "H1")
+async def test_the_calls_of_an_async_batch_are_timed_one_by_one() -> None:
+    """Each half that is run again has its own time."""
+
+    @handler(batch=True)
+    async def fails(rows: MessageBatch) -> None:
+        await asyncio.sleep(25)
+        if len(rows) > 1:
+            raise ValueError
+
+    async with Rig(fails, timeout=30) as rig:
+        call = rig.call(rows("a", "b", session=["s", "t"]))
+        while not call.done():
+            await asyncio.sleep(1)
+            assert rig.core.overdue() == []
+        assert words(await call, 2) == ["completed"] * 2
+        assert now() >= 75
 
 
 # --- fence ----------------------------------------------------------------------------------------

@@ -35,6 +35,20 @@ def counter(seen: list[int], **kept: Any) -> Any:
     return count
 
 
+@pytest.mark.spec("F4", "F11")
+async def test_a_record_that_another_process_made_anew_is_not_taken_for_the_one_before() -> None:
+    """It was deleted meanwhile, and has come to the same version: the state is read again."""
+    seen: list[int] = []
+    store = MemoryStore(now=now)
+    async with Rig(counter(seen), store=store) as one, Rig(counter(seen), store=store) as other:
+        assert await one.run(rows("a", "b")) == ["completed"] * 2
+        store._records.clear()
+        assert await other.run(rows("c", first=3, holding=2)) == ["completed"]
+        assert (await one.record("s")).version == 1
+        assert await one.run(rows("d", first=4, holding=3)) == ["completed"]
+        assert seen == [0, 1, 0, 1]
+
+
 # --- time to live ---------------------------------------------------------------------------------
 
 
@@ -145,7 +159,9 @@ async def test_an_older_state_is_migrated_and_written_with_the_new_version() -> 
     [
         (1, {"version": 2}, "written with version 1 and this handler's is 2: give @handler"),
         (3, {"version": 2, "migrate": renamed}, "written with version 3 and this handler knows 2"),
-        (2, {"version": 3, "migrate": renamed}, "no version 2"),
+        (2, {"version": 3, "migrate": renamed}, "did not make it of version 2 (ValueError: no ver"),
+        (1, {"version": 2, "migrate": lambda old, version: old["x"]}, "version 1 (KeyError: 'x')"),
+        (1, {}, "raise @handler's version and give it a migrate"),
         (1, {"version": 2, "migrate": lambda old, version: [old]}, "1 validation error for Tally"),
         (1, {"version": 2, "migrate": lambda old, version: {"count": "x"}}, "valid integer"),
     ],
@@ -156,7 +172,7 @@ async def test_a_state_that_can_not_be_read_is_never_overwritten(
     """Its message fails by the retry policy and ends as a dead letter that says why."""
     seen: list[int] = []
     store = MemoryStore(now=now)
-    await written(store, b'{"n":7}', schema)
+    await written(store, b'{"n":7, "count":"x"}', schema)
     async with Rig(counter(seen, **kept), store=store) as rig:
         for turn in range(2):
             (word,) = await rig.run(rows("a", turn=turn))
@@ -166,7 +182,7 @@ async def test_a_state_that_can_not_be_read_is_never_overwritten(
         assert "the session's state can't be read" in others[0].description
         assert told in others[0].description
         record = await rig.record("s")
-        assert (record.state, record.schema) == (b'{"n":7}', schema)
+        assert (record.state, record.schema) == (b'{"n":7, "count":"x"}', schema)
     assert not seen
 
 
