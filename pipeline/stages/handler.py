@@ -34,6 +34,7 @@ from pipeline.stages.patience import GivenUp, PatientStore
 from pipeline.stages.stints import (
     Calls,
     Lane,
+    Place,
     Run,
     Stint,
     Surroundings,
