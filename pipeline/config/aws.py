@@ -55,7 +55,8 @@ class AwsConnection(Model):
         session_token: where its token is, if it has one, as a reference.
         proxy: the address of an HTTP proxy; one with a password as a reference.
         verify: whether the server's certificate is checked; false logs a warning.
-        ca_bundle: a file with the certificates to trust, for a private authority.
+        ca_bundle: a file with the certificates to trust, for a private authority; unset: as for
+            AWS's own tools, what `AWS_CA_BUNDLE` or the profile names, else the SDK's own.
         client: what makes the calls that are made for every few messages: `lean`, this project's
             own over aiohttp with botocore's signer, or `sdk`, aioboto3, at about four times the
             CPU. All other calls are aioboto3's.
