@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.config.references import Problem
 from pipeline.config.rules import (
@@ -17,12 +19,27 @@ from pipeline.config.rules import (
     matching,
 )
 
+
+def _host_and_port(value: str) -> str:
+    """An address has a host, and a port that there is; the libraries' own words name no key."""
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in ("env", "file") or (parts.hostname and parts.port != 0)
+    except ValueError:
+        good = False
+    if not good:
+        rule = "must be an address like https://host:port, the port from 1 to 65535"
+        raise PydanticCustomError("problem", "{text}", {"text": rule})
+    return value
+
+
 Region = Annotated[str, matching(r"[a-z0-9-]{1,32}", "a region, as in eu-central-1")]
 Address = Annotated[
     str,
     matching(
         r"https?://[^@\s/?#]+(/[^@\s?#]*)?", "an address like https://host:port, without a password"
     ),
+    AfterValidator(_host_and_port),
 ]
 Proxy = Annotated[
     str,
@@ -31,6 +48,7 @@ Proxy = Annotated[
         "an address like http://host:port; one with a password as a reference to it, env:NAME or "
         "file:/path",
     ),
+    AfterValidator(_host_and_port),
 ]
 SqsName = Annotated[
     str,

@@ -39,6 +39,16 @@ KEY = {"access_key_id": "env:KEY", "secret_access_key": "file:/run/secrets/key"}
         ({"endpoint": "https://me:pw@host"}, "without a password"),
         ({"secret_access_key": "wJalrXUtn", "access_key_id": "env:K"}, "never the secret itself"),
         ({"region": "EU"}, "main.region: must be a region, as in eu-central-1; got 'EU'"),
+        ({"endpoint": "http://127.0.0.1:99999"}, "the port from 1 to 65535; got 'http://127.0.0"),
+        (
+            {"endpoint": "http://[::1"},
+            "main.endpoint: must be an address like https://host:port, t",
+        ),
+        ({"endpoint": "http://:80"}, "main.endpoint: must be an address like https://host:port, t"),
+        (
+            {"proxy": "http://host:99999"},
+            "main.proxy: must be an address like https://host:port, t",
+        ),
         ({"calls": 0}, "main.calls: must be greater than or equal to 1"),
         ({"visibility": 3}, "the keys here are: provider, region, endpoint, profile"),
     ],
