@@ -48,6 +48,12 @@ _KEYS = (
     "give access_key_id and secret_access_key, or a profile, in the connection, or what AWS's own "
     "tools read"
 )
+_REFUSED = (
+    "look at the connection's keys or profile, or at what AWS's own tools find, and at this "
+    "machine's clock"
+)
+_ADDRESS = "look at the connection's region and endpoint, and at the network"
+_PROXY = "look at the connection's proxy"
 _REGION = "set region in the connection, or AWS_DEFAULT_REGION"
 _CODES: Mapping[str, _Make] = {
     code: make
@@ -75,7 +81,7 @@ _CODES: Mapping[str, _Make] = {
                 "InvalidAccessKeyId",
                 "OptInRequired",
             ),
-            _of(AuthenticationFailed),
+            _hinted(AuthenticationFailed, _REFUSED),
         ),
         (
             (
@@ -117,7 +123,8 @@ def from_code(
         retry_after: seconds it asked to wait.
     """
     code = code.rpartition("#")[2].rpartition(".")[2]
-    text = f"{PROVIDER}: {action}: {code}: {mask_secrets(message)}"
+    # The code comes last: what stands behind "ExpiredToken:" would be taken for a secret.
+    text = f"{PROVIDER}: {action}: {mask_secrets(message) or 'refused'} ({code})"
     if code == "InvalidParameterValue" and action.startswith(_ABOUT_A_RECEIPT):
         return MessageLockLost(text)
     make = _CODES.get(code)
@@ -144,7 +151,8 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], _Make], ...] = (
     (sdk.ConnectTimeoutError, _of(ConnectionFailed)),
     (sdk.ReadTimeoutError, _of(Timeout)),
     (sdk.SSLError, _of(ConnectionFailed)),
-    (sdk.ProxyConnectionError, _hinted(ConnectionFailed, "look at the connection's proxy")),
+    (sdk.EndpointConnectionError, _hinted(ConnectionFailed, _ADDRESS)),
+    (sdk.ProxyConnectionError, _hinted(ConnectionFailed, _PROXY)),
     (sdk.HTTPClientError, _of(ConnectionFailed)),
     (sdk.NoCredentialsError, _hinted(AuthenticationFailed, _KEYS)),
     (sdk.PartialCredentialsError, _of(AuthenticationFailed)),
@@ -158,6 +166,8 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], _Make], ...] = (
     (sdk.InvalidProxiesConfigError, _of(ConfigurationError)),
     (sdk.ConnectionError, _of(ConnectionFailed)),
     (aiohttp.ConnectionTimeoutError, _of(ConnectionFailed)),
+    (aiohttp.ClientProxyConnectionError, _hinted(ConnectionFailed, _PROXY)),
+    (aiohttp.ClientConnectorError, _hinted(ConnectionFailed, _ADDRESS)),
     (aiohttp.ServerTimeoutError, _of(Timeout)),
     (asyncio.TimeoutError, _of(Timeout)),
     (aiohttp.ClientError, _of(ConnectionFailed)),

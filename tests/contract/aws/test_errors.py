@@ -14,6 +14,7 @@ from pipeline import errors
 from pipeline.errors import ProviderError, QueueError
 from pipeline.message import Message
 from pipeline.providers.aws.calls import CHANGE, DELETE, RECEIVE, SEND
+from pipeline.providers.aws.errors import from_code
 from pipeline.providers.aws.sdk import Limits
 from tests.contract.aws.own import STANDARD, Own, both_clients, own, receipts, want
 from tests.sqs import faults
@@ -116,6 +117,17 @@ async def test_a_refused_call(client: str) -> None:
             error = await refused(lane.receive(want()))
             check_cause(check(error, kind, transient=transient, told=fault), fault)
             assert at.sqs.calls.total() == before + 2, (fault, "nothing is retried underneath")
+
+
+@pytest.mark.spec("P8", "P10")
+@pytest.mark.parametrize(
+    "code", ["SignatureDoesNotMatch", "InvalidClientTokenId", "ExpiredToken", "InvalidAccessKeyId"]
+)
+def test_a_refusal_is_readable_where_secrets_are_masked(code: str) -> None:
+    """Its code is no secret's name, and it says what to look at."""
+    text = str(from_code(SEND, code, "The key is bad."))
+    assert errors.mask_secrets(text) == text
+    assert f"The key is bad. ({code}): look at the connection's keys or profile" in text
 
 
 @both_clients
