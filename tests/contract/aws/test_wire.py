@@ -262,6 +262,9 @@ def test_whoever_writes_our_attribute_harms_nobody(ours: dict[str, Any]) -> None
         '{"dead":{"reason":7}}',
         '{"not_before":"soon"}',
         '{"not_before":-9e10}',
+        '{"body":"empty"}',
+        '{"body":"base64"}',
+        '{"body":"zstd"}',
         '{"correlation":""}',
         '{"more":{"":"x"}}',
         '{"correlation":"\\ud800"}',
@@ -274,7 +277,8 @@ def test_what_is_not_as_we_would_have_written_it_is_passed_over(ours: str) -> No
     raw = foreign(6, "queue-runtime")
     raw["MessageAttributes"]["queue-runtime"]["StringValue"] = ours
     row = delivered(raw)
-    assert (row["id"], row["time_to_live"], row["not_before"]) == ("theirs", None, None)
+    assert (row["id"], row["body"]) == ("theirs", b"plain")
+    assert (row["time_to_live"], row["not_before"]) == (None, None)
     assert (row["correlation_id"], row["dead_letter_reason"]) == (None, None)
     dead_letter_of(raw, DeadLetter("rejected"), fifo=True, limit=1_048_576)
 
