@@ -185,6 +185,13 @@ class AwsQueue(Model):
     send: SqsSend = Field(default_factory=SqsSend)
 
     @model_validator(mode="after")
+    def _made_where_it_is_looked_for(self) -> Self:
+        if self.create and self.account is not None:
+            rule = "has no use beside account: queues are made in the credentials' own account"
+            raise error_of(Problem(("create",), rule, self.create))
+        return self
+
+    @model_validator(mode="after")
     def _dead_letters_go_elsewhere(self) -> Self:
         if self.name is not None and self.dead_letter_queue == self.name:
             rule = "must be another queue: a copy would come again as a new message"

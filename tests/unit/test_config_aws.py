@@ -99,6 +99,13 @@ def test_dead_letters_go_to_another_queue() -> None:
             parse(given(orders=queue))
 
 
+@pytest.mark.spec("P10", "P16")
+def test_nothing_is_made_in_another_account() -> None:
+    """It would be made in our own, and then not be found."""
+    with pytest.raises(ConfigurationError, match=r"orders\.create: has no use beside account"):
+        parse(given(orders={"create": True, "account": "123456789012"}))
+
+
 @pytest.mark.spec("P9", "P10")
 def test_a_proxy_with_a_password_is_told_of_once() -> None:
     """By the key that it stands at."""
