@@ -176,13 +176,20 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], _Make], ...] = (
 """The first that fits counts."""
 
 
-def from_exception(action: str, error: BaseException) -> QueueError:
-    """The error for what a client raised; the caller raises it `from` that."""
+def from_exception(action: str, error: BaseException, silence: str = "") -> QueueError:
+    """The error for what a client raised; the caller raises it `from` that.
+
+    Args:
+        action: what was called.
+        error: what was raised.
+        silence: what to say where no answer came in time, which asyncio has no words for.
+    """
     if isinstance(error, sdk.ClientError):
         return _from_answer(action, error)
     for kind, make in _EXCEPTIONS:
         if isinstance(error, kind):
-            told = mask_secrets(str(error)) or type(error).__name__
+            silent = isinstance(error, TimeoutError) and silence
+            told = mask_secrets(str(error)) or silent or type(error).__name__
             return make(f"{PROVIDER}: {action}: {told}", None)
     return ProviderError(PROVIDER, type(error).__name__, f"{action}: {mask_secrets(str(error))}")
 

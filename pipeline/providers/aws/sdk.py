@@ -18,8 +18,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import get_cert_path
 
 from pipeline.config import AwsConnection, resolve
-from pipeline.errors import ConfigurationError
-from pipeline.providers.aws.calls import CHANGE, DELETE, RECEIVE, SEND, Answer
+from pipeline.errors import ConfigurationError, QueueError
+from pipeline.providers.aws.calls import CHANGE, DELETE, RECEIVE, SEND, Answer, about
 from pipeline.providers.aws.errors import from_exception
 from pipeline.providers.aws.pools import Pool
 
@@ -126,12 +126,8 @@ class Sdk:
             with self.call_pool:
                 async with asyncio.timeout(self.limits.send):
                     answer: Answer = await getattr(self.rest, method)(**parameters)
-        except TimeoutError as error:
-            where = self.rest.meta.endpoint_url
-            told = TimeoutError(f"{where} gave no answer within {self.limits.send:g} s")
-            raise from_exception(method, told) from error
         except (BotoCoreError, ClientError, OSError) as error:
-            raise from_exception(method, error) from error
+            raise self.failed(about(method, parameters), error, self.limits.send) from error
         return answer
 
     async def call(
@@ -146,8 +142,13 @@ class Sdk:
                 async with asyncio.timeout(limit):
                     answer: Answer = await method(**parameters)
         except (BotoCoreError, ClientError, OSError) as error:
-            raise from_exception(action, error) from error
+            raise self.failed(about(action, parameters), error, limit) from error
         return answer
+
+    def failed(self, what: str, error: BaseException, limit: float) -> QueueError:
+        """The error for what a call raised, which was given so many seconds."""
+        silence = f"{self.rest.meta.endpoint_url} gave no answer within {limit:g} s"
+        return from_exception(what, error, silence)
 
     def proxy(self) -> str | None:
         """The proxy's address, its password resolved."""

@@ -116,6 +116,8 @@ async def test_a_refused_call(client: str) -> None:
             at.sqs.faults.next(RECEIVE, fault)
             error = await refused(lane.receive(want()))
             check_cause(check(error, kind, transient=transient, told=fault), fault)
+            assert "SendMessageBatch: queue orders: " in str(sent)
+            assert "ReceiveMessage: queue orders: " in str(error)
             assert at.sqs.calls.total() == before + 2, (fault, "nothing is retried underneath")
 
 
@@ -140,6 +142,7 @@ async def test_an_entry_of_a_batch_that_failed(client: str) -> None:
             at.sqs.faults.next(SEND, Partial(lambda one: one["Id"] == "1", code, fault))
             sent = await sender.send([Message(b"x")] * 3)
             check(sent[1], kind, transient=transient, told=code)
+            assert "SendMessageBatch: queue orders: " in str(sent[1])
             assert [isinstance(one, QueueError) for one in sent] == [False, True, False]
         lane = await at.receiver()
         for code, kind in ABOUT_A_RECEIPT:
@@ -199,6 +202,7 @@ async def test_a_reply_that_never_comes(client: str) -> None:
         )
         for error in (sent, done[0], received):
             check_cause(check(error, errors.Timeout, transient=True, told="swallowed"), "swallowed")
+            assert f"{at.sqs.url} gave no answer within 0.6 s" in str(error)
         assert at.sqs.calls.total() == before + 3
 
 
