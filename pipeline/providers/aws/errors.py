@@ -54,6 +54,7 @@ _REFUSED = (
 )
 _ADDRESS = "look at the connection's region and endpoint, and at the network"
 _PROXY = "look at the connection's proxy"
+_SOURCE = "look at where the profile or the environment has its credentials from"
 _REGION = "set region in the connection, or AWS_DEFAULT_REGION"
 _CODES: Mapping[str, _Make] = {
     code: make
@@ -156,8 +157,9 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], _Make], ...] = (
     (sdk.HTTPClientError, _of(ConnectionFailed)),
     (sdk.NoCredentialsError, _hinted(AuthenticationFailed, _KEYS)),
     (sdk.PartialCredentialsError, _of(AuthenticationFailed)),
-    (sdk.CredentialRetrievalError, _of(AuthenticationFailed)),
-    (sdk.MetadataRetrievalError, _of(AuthenticationFailed)),
+    # Nobody refused them: who hands them out did not answer, or not with any. A run outlives that.
+    (sdk.CredentialRetrievalError, _hinted(ConnectionFailed, _SOURCE)),
+    (sdk.MetadataRetrievalError, _hinted(ConnectionFailed, _SOURCE)),
     (sdk.SSOError, _of(AuthenticationFailed)),
     (sdk.TokenRetrievalError, _of(AuthenticationFailed)),
     (sdk.NoRegionError, _hinted(ConfigurationError, _REGION)),
@@ -189,7 +191,7 @@ def from_exception(action: str, error: BaseException, silence: str = "") -> Queu
     for kind, make in _EXCEPTIONS:
         if isinstance(error, kind):
             silent = isinstance(error, TimeoutError) and silence
-            told = mask_secrets(str(error)) or silent or type(error).__name__
+            told = mask_secrets(str(error)).strip() or silent or type(error).__name__
             return make(f"{PROVIDER}: {action}: {told}", None)
     return ProviderError(PROVIDER, type(error).__name__, f"{action}: {mask_secrets(str(error))}")
 
