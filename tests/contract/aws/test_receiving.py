@@ -13,7 +13,7 @@ from pipeline.errors import MessageLockLost, QueueError
 from pipeline.message import Message
 from pipeline.providers.aws.calls import CHANGE, DELETE, RECEIVE, SEND
 from pipeline.providers.aws.polls import Poll, Polls
-from pipeline.providers.aws.receiver import MAX_LOCK
+from pipeline.providers.aws.receipts import MAX_LOCK
 from pipeline.providers.port import Sent
 from tests.contract.aws.own import FIFO, STANDARD, Own, bodies, both_clients, own, receipts, want
 from tests.sqs import faults
