@@ -159,7 +159,8 @@ class AwsQueue(Model):
         poll: seconds one receive waits at SQS, at most 20 and about a third of `visibility`;
             a drain waits so long for the one that is open, and an idle queue costs one call for
             each.
-        create: whether the queue and its dead-letter queue are made at start if they are missing.
+        create: whether the queue and its dead-letter queue are made at start if they are missing,
+            in the credentials' own account: not with `account`.
         max_message_size: the most bytes of one message, body and attributes, where the queue's own
             attribute can't be read.
         send: how messages are sent.
