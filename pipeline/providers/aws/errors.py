@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -218,10 +219,11 @@ def seconds(header: str | None) -> float | None:
     """What a Retry-After header says, when it says it in seconds.
 
     Example:
-        >>> seconds("1.5"), seconds("Wed, 21 Oct 2026 07:28:00 GMT"), seconds(None)
-        (1.5, None, None)
+        >>> seconds("1.5"), seconds("Wed, 21 Oct 2026 07:28:00 GMT"), seconds("inf"), seconds(None)
+        (1.5, None, None, None)
     """
     try:
-        return None if header is None else max(0.0, float(header))
+        found = math.inf if header is None else float(header)
     except ValueError:
         return None
+    return max(0.0, found) if math.isfinite(found) else None
