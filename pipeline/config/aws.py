@@ -156,7 +156,7 @@ class AwsQueue(Model):
         on_expiry: what happens to an expired message: dead-lettered as `expired`, or dropped.
         dead_letter_queue: the name of its dead-letter queue; unset: the one of its redrive policy,
             else its own name and `-dlq`.
-        poll: seconds one receive waits at SQS, at most 20 and about a third of `visibility`;
+        poll: seconds one receive waits at SQS, 1 to 20 and at most about a third of `visibility`;
             a drain waits so long for the one that is open, and an idle queue costs one call for
             each.
         create: whether the queue and its dead-letter queue are made at start if they are missing,
@@ -180,7 +180,7 @@ class AwsQueue(Model):
     time_to_live: SomeSeconds | None = None
     on_expiry: Literal["dead_letter", "drop"] = "dead_letter"
     dead_letter_queue: SqsName | None = None
-    poll: Annotated[float, Field(ge=0, le=20)] = 5.0
+    poll: Annotated[float, Field(ge=1, le=20)] = 5.0
     create: bool = False
     max_message_size: Count = 1_048_576
     send: SqsSend = Field(default_factory=SqsSend)

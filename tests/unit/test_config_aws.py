@@ -100,6 +100,15 @@ def test_dead_letters_go_to_another_queue() -> None:
 
 
 @pytest.mark.spec("P10", "P16")
+def test_a_poll_that_does_not_wait_is_refused() -> None:
+    """An idle receiver would make calls, and pay for them, as fast as it can."""
+    with pytest.raises(
+        ConfigurationError, match=r"orders\.poll: must be greater than or equal to 1"
+    ):
+        parse(given(orders={"poll": 0}))
+
+
+@pytest.mark.spec("P10", "P16")
 def test_nothing_is_made_in_another_account() -> None:
     """It would be made in our own, and then not be found."""
     with pytest.raises(ConfigurationError, match=r"orders\.create: has no use beside account"):
