@@ -178,6 +178,32 @@ async def test_a_lost_lock_is_told_and_the_message_comes_again(
 
 
 @pytest.mark.spec("P13")
+@pytest.mark.parametrize("queue", [ORDERED[1], {}], ids=str)
+async def test_nothing_is_renewed_of_rows_that_are_lost(queue: dict[str, Any]) -> None:
+    """Their handler goes on for long; SQS knows no time to which nothing at all is locked."""
+    asked: list[int] = []
+
+    @handler
+    async def slow(body: str, context: Context) -> None:
+        await asyncio.sleep(0 if context.lock_lost or len(asked) > 1 else 200)
+
+    async def renew(receipts: Sequence[Any]) -> Renewed:
+        asked.append(len(receipts))
+        if len(asked) > 20:
+            raise ZeroDivisionError("without end")
+        lost = {0: MessageLockLost("gone")} if len(asked) == 1 else {}
+        return Renewed(asyncio.get_running_loop().time() + (30 if receipts else 0), lost)
+
+    bench = Bench(slow, queue | {"visibility": 30.0})
+    await bench.send("a")
+    async with bench.flow:
+        bench.faulty[0].renew = renew  # type: ignore[method-assign]
+        await asyncio.sleep(150)
+        assert 0 not in asked
+        await bench.flow.settled()
+
+
+@pytest.mark.spec("P13")
 @pytest.mark.parametrize("queue", [*ORDERED, {}], ids=str)
 async def test_a_renewal_that_fails_for_a_moment_is_tried_again(queue: dict[str, Any]) -> None:
     """A transient error costs nothing while the lock lasts."""
