@@ -20,6 +20,10 @@ from pipeline.providers.port import DeadLetter, Failures, Renewed
 
 MAX_LOCK = 43_200.0
 """Seconds from its receipt after which SQS refuses to keep a message locked."""
+_MANY = 1_024
+"""So many receipts are kept without a look at whose locks ended."""
+_GONE = (MessageNotFound, MessageLockLost)
+"""What SQS answers of a message that is not ours any more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,14 +65,20 @@ class Receipts:
         self._batches = batches
         self._dead_letters = dead_letters
         self._in_hand: set[Receipt] = set()
+        self._look_at = _MANY
 
     def add(self, receipts: Iterable[Receipt]) -> None:
         """They are in hand from now on."""
         self._in_hand.update(receipts)
+        if len(self._in_hand) >= self._look_at:
+            # Nobody tells of those whose locks ended: they must not be kept for ever.
+            self._in_hand = set(self.left())
+            self._look_at = max(_MANY, 2 * len(self._in_hand))
 
     def left(self) -> list[Receipt]:
-        """What is in hand."""
-        return list(self._in_hand)
+        """What is in hand: their locks have not ended, as far as is known."""
+        now = asyncio.get_running_loop().time()
+        return [receipt for receipt in self._in_hand if receipt.deadline > now]
 
     async def renew(self, receipts: Sequence[Receipt]) -> Renewed:
         """Prolong message locks by the queue's lock duration from now."""
@@ -149,8 +159,8 @@ class Receipts:
             self._in_hand.difference_update(receipts)
             return failures
         for at, receipt in enumerate(receipts):
-            if at not in failures:
-                receipt.ended = True
+            receipt.ended = at not in failures
+            if receipt.ended or isinstance(failures[at], _GONE):
                 self._in_hand.discard(receipt)
         return failures
 
