@@ -559,3 +559,20 @@ async def test_receipts_whose_locks_ended_are_not_kept_for_ever() -> None:
     ours = [Receipt({}, now, now + 100) for _ in range(5_000)]
     hand.add(ours)
     assert set(hand.left()) == set(ours)
+
+
+@both_clients
+@pytest.mark.spec("F3", "F4")
+async def test_the_holdings_of_a_group_grow_whoever_has_it(client: str) -> None:
+    """Another lane's, and another process's: a fence of an older one is always lower."""
+    async with own(client) as at:
+        await at.fill("x")
+        numbers = []
+        for provider in (at.provider, at.provider, await at.another()):
+            lane = await provider.receiver(at.queue)
+            for _ in range(2):
+                received = await lane.receive(want(wait=1.0))
+                numbers += received.batch.values("holding")
+                assert not await lane.release(received.receipts)
+        assert numbers == sorted(set(numbers))
+        assert len(numbers) == 6
