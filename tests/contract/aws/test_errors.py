@@ -155,6 +155,23 @@ async def test_an_entry_of_a_batch_that_failed(client: str) -> None:
 
 
 @both_clients
+@pytest.mark.spec("P3", "P10")
+async def test_an_entry_without_a_result(client: str) -> None:
+    """Nobody knows whether it was done: it is tried again, never taken for done."""
+    async with own(client, STANDARD) as at:
+        await at.fill("a")
+        sender, lane = await at.provider.sender(at.queue), await at.receiver()
+        held = receipts(await lane.receive(want(1)))
+        for action in (SEND, DELETE):
+            at.sqs.faults.next(action, faults.Empty())
+        [sent] = await sender.send([Message(b"x")])
+        failures = await lane.complete(held)
+        for error in (sent, failures[0]):
+            check(error, ProviderError, transient=True, told="no result")
+        assert not await lane.complete(held)
+
+
+@both_clients
 @pytest.mark.spec("P10")
 @pytest.mark.parametrize("queue", ["orders", "orders.fifo"])
 async def test_a_handle_that_expired_or_is_another_queues(client: str, queue: str) -> None:
