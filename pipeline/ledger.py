@@ -183,6 +183,11 @@ class Ledger:
         lot, place = self.find(row)
         return not len(lot.settle(np.array([place])))
 
+    def keep(self, row: int) -> None:
+        """A row that was being settled, and still is ours, is in hand again: that can't be done."""
+        lot, place = self.find(row)
+        lot.states[place] = IN_HAND
+
     def lose(self, row: int) -> bool:
         """The lock on this row ended; True when that was news."""
         lot, place = self.find(row)

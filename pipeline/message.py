@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from pipeline.names import MessageId, QueueName, ReceiptHandle, SessionId
 if TYPE_CHECKING:
     from pipeline.batch import MessageBatch
 
+_HEADER = re.compile(r"[\t -~]+")
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 Row: TypeAlias = tuple[Any, ...]
@@ -44,6 +46,9 @@ class TraceContext:
         traceparent: the header of that name, as `00-<32 hex>-<16 hex>-<2 hex>`.
         tracestate: the header of that name, if there is one.
 
+    Raises:
+        ValidationError: one of them could stand in no header.
+
     Example:
         >>> TraceContext(traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01").tracestate is None
         True
@@ -51,6 +56,13 @@ class TraceContext:
 
     traceparent: str
     tracestate: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("traceparent", "tracestate"):
+            value = getattr(self, name)
+            if not is_header(value) and (name == "traceparent" or value is not None):
+                rule = "must be text of one header: printable ASCII, not empty"
+                raise ValidationError(f"TraceContext.{name}", rule, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +162,11 @@ def is_text(value: object) -> bool:
         except UnicodeEncodeError:
             return False
     return True
+
+
+def is_header(value: object) -> bool:
+    """Whether it is text that can be a header's value."""
+    return isinstance(value, str) and _HEADER.fullmatch(value) is not None
 
 
 def to_row(message: Message) -> Row:

@@ -147,7 +147,7 @@ class Receiving:
         name, provider = self._core.connections.provider(queue)
         able = provider.capabilities(name)
         if able.sessions is not SessionSupport.NATIVE:
-            hint = f"queue {name!r} has no sessions to lock; use receive"
+            hint = f"queue {name} has no sessions to lock; use receive"
             raise Unsupported("accept_session", able.provider, hint)
         end = loop_time() + wait
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.config.references import Problem
 from pipeline.config.rules import (
@@ -17,12 +19,27 @@ from pipeline.config.rules import (
     matching,
 )
 
+
+def _host_and_port(value: str) -> str:
+    """An address has a host, and a port that there is; the libraries' own words name no key."""
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in ("env", "file") or (parts.hostname and parts.port != 0)
+    except ValueError:
+        good = False
+    if not good:
+        rule = "must be an address like https://host:port, the port from 1 to 65535"
+        raise PydanticCustomError("problem", "{text}", {"text": rule})
+    return value
+
+
 Region = Annotated[str, matching(r"[a-z0-9-]{1,32}", "a region, as in eu-central-1")]
 Address = Annotated[
     str,
     matching(
         r"https?://[^@\s/?#]+(/[^@\s?#]*)?", "an address like https://host:port, without a password"
     ),
+    AfterValidator(_host_and_port),
 ]
 Proxy = Annotated[
     str,
@@ -31,6 +48,7 @@ Proxy = Annotated[
         "an address like http://host:port; one with a password as a reference to it, env:NAME or "
         "file:/path",
     ),
+    AfterValidator(_host_and_port),
 ]
 SqsName = Annotated[
     str,
@@ -55,7 +73,8 @@ class AwsConnection(Model):
         session_token: where its token is, if it has one, as a reference.
         proxy: the address of an HTTP proxy; one with a password as a reference.
         verify: whether the server's certificate is checked; false logs a warning.
-        ca_bundle: a file with the certificates to trust, for a private authority.
+        ca_bundle: a file with the certificates to trust, for a private authority; unset: as for
+            AWS's own tools, what `AWS_CA_BUNDLE` or the profile names, else the SDK's own.
         client: what makes the calls that are made for every few messages: `lean`, this project's
             own over aiohttp with botocore's signer, or `sdk`, aioboto3, at about four times the
             CPU. All other calls are aioboto3's.
@@ -137,10 +156,11 @@ class AwsQueue(Model):
         on_expiry: what happens to an expired message: dead-lettered as `expired`, or dropped.
         dead_letter_queue: the name of its dead-letter queue; unset: the one of its redrive policy,
             else its own name and `-dlq`.
-        poll: seconds one receive waits at SQS, at most 20 and about a third of `visibility`;
+        poll: seconds one receive waits at SQS, 1 to 20 and at most about a third of `visibility`;
             a drain waits so long for the one that is open, and an idle queue costs one call for
             each.
-        create: whether the queue and its dead-letter queue are made at start if they are missing.
+        create: whether the queue and its dead-letter queue are made at start if they are missing,
+            in the credentials' own account: not with `account`.
         max_message_size: the most bytes of one message, body and attributes, where the queue's own
             attribute can't be read.
         send: how messages are sent.
@@ -160,10 +180,17 @@ class AwsQueue(Model):
     time_to_live: SomeSeconds | None = None
     on_expiry: Literal["dead_letter", "drop"] = "dead_letter"
     dead_letter_queue: SqsName | None = None
-    poll: Annotated[float, Field(ge=0, le=20)] = 5.0
+    poll: Annotated[float, Field(ge=1, le=20)] = 5.0
     create: bool = False
     max_message_size: Count = 1_048_576
     send: SqsSend = Field(default_factory=SqsSend)
+
+    @model_validator(mode="after")
+    def _made_where_it_is_looked_for(self) -> Self:
+        if self.create and self.account is not None:
+            rule = "has no use beside account: queues are made in the credentials' own account"
+            raise error_of(Problem(("create",), rule, self.create))
+        return self
 
     @model_validator(mode="after")
     def _dead_letters_go_elsewhere(self) -> Self:

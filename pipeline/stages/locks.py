@@ -55,7 +55,12 @@ class Locks:
         rows: list[int] = []
         for base in bases:
             lot = self._ledger.lot(base)
-            rows += [] if lot is None else lot.unsettled()
+            held = [] if lot is None else lot.unsettled()
+            if not held:  # its rows are lost, and some still run
+                self.renewer.forget(base)
+            rows += held
+        if not rows:
+            return Renewed(0.0)
         answer = await self._source.renew(self._ledger.receipts(rows))
         # One row that can't be renewed is lost alone; its lot goes on with the others.
         again = {}

@@ -165,6 +165,7 @@ class ReceiverCore:
             self._fetching.cancel()
             await asyncio.wait([self._fetching])
         self._outgo.stop()
+        self._settler.drain()
         for turns in self._holdings:
             self._advance(turns)
         rows = [row for row in self._again.take() if self._ledger.settle(row)]
@@ -646,6 +647,22 @@ class ReceiverCore:
         for turns in touched:
             self._after_end(turns, how)
         self._after_all()
+
+    def stay(self, rows: Sequence[int]) -> None:
+        """A drain, and they can't be dead-lettered: they go back with what waits behind them."""
+        alone = []
+        for row in rows:
+            lot, at = self._ledger.find(row)
+            turns = lot.turns[at]
+            if turns is None:
+                alone.append(row)
+                continue
+            self._ledger.keep(row)
+            turns.disposing -= 1
+            turns.hold(Held(lot.sequences[at], row, MessageBatch.empty(), 0))
+            self._advance(turns)
+        if alone:
+            self._settler.release(alone)
 
     def _note(self, rows: Sequence[int], how: How) -> None:
         """Count the rows' end, and log it where that is wanted."""

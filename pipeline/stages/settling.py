@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from enum import Enum
 from typing import Protocol
 
@@ -48,6 +49,9 @@ class Books(Protocol):
     def ended(self, rows: Sequence[int], how: How) -> None:
         """The provider confirmed, or the lock is gone: the rows have come to their end."""
 
+    def stay(self, rows: Sequence[int]) -> None:
+        """They could not be dead-lettered, and nobody waits any longer: they are given back."""
+
 
 class Settler:
     """Settles rows; one for each receiver.
@@ -76,6 +80,11 @@ class Settler:
         self._completed: list[int] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._completing: asyncio.Task[None] | None = None
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """From now on what can't be dead-lettered is given back, after one attempt at least."""
+        self._draining.set()
 
     def complete(self, rows: Sequence[int]) -> None:
         """Complete rows; what gathers while a call is under way goes with the next."""
@@ -185,15 +194,26 @@ class Settler:
         left = list(rows)
         while True:
             if attempt > 1:
-                await asyncio.sleep(self._policy.delay(attempt - 1, self._clock.random()))
+                await self._pause(attempt - 1, how)
             lost = [row for row in left if not self._books.held(row)]
             self._books.ended(lost, How.LOST)
-            left = await self._once(
-                [row for row in left if self._books.held(row)], call, how, again=attempt > 1
-            )
+            left = [row for row in left if self._books.held(row)]
+            if attempt > 1 and how is How.DEAD_LETTERED and self._draining.is_set():
+                self._books.stay(left)
+                return
+            left = await self._once(left, call, how, again=attempt > 1)
             if not left:
                 return
             attempt += 1
+
+    async def _pause(self, failed: int, how: How) -> None:
+        """Wait for the next attempt; a drain ends the wait for a dead-letter queue."""
+        delay = self._policy.delay(failed, self._clock.random())
+        if how is not How.DEAD_LETTERED:
+            await asyncio.sleep(delay)
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._draining.wait(), delay)
 
     async def _once(
         self,

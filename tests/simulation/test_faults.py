@@ -24,6 +24,7 @@ from pipeline.handlers.api import Context, Handler, Reject, Retry, handler
 from pipeline.ledger import Ledger
 from pipeline.message import Message
 from pipeline.outcomes import Kind, Outcome, Part
+from pipeline.providers.memory import MemoryProvider
 from pipeline.providers.port import Receiver, Renewed
 from pipeline.retry import RetryPolicy
 from pipeline.slots import SlotTable, slot_of
@@ -70,10 +71,11 @@ class Bench:
     def __init__(self, function: Handler, queue: dict[str, Any], **settings: Any) -> None:
         self.faulty: list[Faulty] = []
         loop = asyncio.get_running_loop()
+        self.queue = MemoryQueue(connection="m", **queue)
         self.flow = Flow(
             function,
             FlowSettings(
-                queue=MemoryQueue(connection="m", **queue),
+                queue=self.queue,
                 source=self._wrap,
                 retry=RetryPolicy(3, 1.0, 10.0, 2.0, jitter="half"),
                 **settings,
@@ -174,6 +176,32 @@ async def test_a_lost_lock_is_told_and_the_message_comes_again(
     counters = await bench.flow.broker.counters("queue")
     assert (counters.completed, counters.dead_lettered) == (2, 0)
     bench.flow.check()
+
+
+@pytest.mark.spec("P13")
+@pytest.mark.parametrize("queue", [ORDERED[1], {}], ids=str)
+async def test_nothing_is_renewed_of_rows_that_are_lost(queue: dict[str, Any]) -> None:
+    """Their handler goes on for long; SQS knows no time to which nothing at all is locked."""
+    asked: list[int] = []
+
+    @handler
+    async def slow(body: str, context: Context) -> None:
+        await asyncio.sleep(0 if context.lock_lost or len(asked) > 1 else 200)
+
+    async def renew(receipts: Sequence[Any]) -> Renewed:
+        asked.append(len(receipts))
+        if len(asked) > 20:
+            raise ZeroDivisionError("without end")
+        lost = {0: MessageLockLost("gone")} if len(asked) == 1 else {}
+        return Renewed(asyncio.get_running_loop().time() + (30 if receipts else 0), lost)
+
+    bench = Bench(slow, queue | {"visibility": 30.0})
+    await bench.send("a")
+    async with bench.flow:
+        bench.faulty[0].renew = renew  # type: ignore[method-assign]
+        await asyncio.sleep(150)
+        assert 0 not in asked
+        await bench.flow.settled()
 
 
 @pytest.mark.spec("P13")
@@ -294,6 +322,36 @@ async def test_the_session_waits_until_its_dead_letter_is_confirmed(queue: dict[
     assert log[1][1] > log[0][1] + 1
     counters = await bench.flow.broker.counters("queue")
     assert (counters.completed, counters.dead_lettered) == (1, 1)
+
+
+@pytest.mark.spec("F6", "R3", "H4")
+@pytest.mark.parametrize("queue", ALL, ids=str)
+async def test_a_drain_gives_back_what_can_not_be_dead_lettered(queue: dict[str, Any]) -> None:
+    """At once: the message stays in the queue, in front of those behind it, and nothing is lost."""
+    log: list[str] = []
+
+    @handler
+    async def picky(body: str) -> Any:
+        log.append(body)
+        return Reject("no") if body == "bad" else None
+
+    bench = Bench(picky, queue)
+    await bench.send("bad", "good", session=None if not queue.get("fifo") else "s")
+    await bench.flow.start()
+    bench.faulty[0].faults["dead_letter"] = [PermissionDenied("no")] * 1_000
+    await asyncio.sleep(100)
+    before = asyncio.get_running_loop().time()
+    assert await bench.flow.close() == 0, "nothing is left to lock expiry"
+    assert asyncio.get_running_loop().time() < before + 1
+    again = Bench(picky, queue)
+    again.flow.broker = bench.flow.broker
+    again.flow.provider = MemoryProvider(bench.flow.broker, {"queue": again.queue})
+    async with again.flow:
+        await again.flow.settled()
+    counters = await bench.flow.broker.counters("queue")
+    assert (counters.completed, counters.dead_lettered) == (1, 1)
+    if queue.get("fifo"):
+        assert [body for body in log if body == "good"] == log[-1:]
 
 
 @pytest.mark.spec("F3")

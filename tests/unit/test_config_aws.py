@@ -39,6 +39,16 @@ KEY = {"access_key_id": "env:KEY", "secret_access_key": "file:/run/secrets/key"}
         ({"endpoint": "https://me:pw@host"}, "without a password"),
         ({"secret_access_key": "wJalrXUtn", "access_key_id": "env:K"}, "never the secret itself"),
         ({"region": "EU"}, "main.region: must be a region, as in eu-central-1; got 'EU'"),
+        ({"endpoint": "http://127.0.0.1:99999"}, "the port from 1 to 65535; got 'http://127.0.0"),
+        (
+            {"endpoint": "http://[::1"},
+            "main.endpoint: must be an address like https://host:port, t",
+        ),
+        ({"endpoint": "http://:80"}, "main.endpoint: must be an address like https://host:port, t"),
+        (
+            {"proxy": "http://host:99999"},
+            "main.proxy: must be an address like https://host:port, t",
+        ),
         ({"calls": 0}, "main.calls: must be greater than or equal to 1"),
         ({"visibility": 3}, "the keys here are: provider, region, endpoint, profile"),
     ],
@@ -87,6 +97,22 @@ def test_dead_letters_go_to_another_queue() -> None:
     for queue in ({"dead_letter_queue": "orders"}, {"name": "x", "dead_letter_queue": "x"}):
         with pytest.raises(ConfigurationError, match="dead_letter_queue: must be another queue"):
             parse(given(orders=queue))
+
+
+@pytest.mark.spec("P10", "P16")
+def test_a_poll_that_does_not_wait_is_refused() -> None:
+    """An idle receiver would make calls, and pay for them, as fast as it can."""
+    with pytest.raises(
+        ConfigurationError, match=r"orders\.poll: must be greater than or equal to 1"
+    ):
+        parse(given(orders={"poll": 0}))
+
+
+@pytest.mark.spec("P10", "P16")
+def test_nothing_is_made_in_another_account() -> None:
+    """It would be made in our own, and then not be found."""
+    with pytest.raises(ConfigurationError, match=r"orders\.create: has no use beside account"):
+        parse(given(orders={"create": True, "account": "123456789012"}))
 
 
 @pytest.mark.spec("P9", "P10")

@@ -18,6 +18,7 @@ from pipeline.names import MessageId, QueueName, ReceiptHandle, SessionId
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 NAME = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=20)
+HEADER = st.from_regex(r"[\t -~]{1,20}", fullmatch=True)
 MOMENTS = st.integers(946_684_800_000_000, 4_102_444_800_000_000).map(
     lambda micros: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
 )
@@ -32,7 +33,7 @@ MESSAGES = st.builds(
     time_to_live=st.none() | st.floats(0.001, 1e9),
     not_before=st.none() | MOMENTS,
     deduplication_id=st.none() | TEXT,
-    trace=st.none() | st.builds(TraceContext, traceparent=TEXT, tracestate=st.none() | TEXT),
+    trace=st.none() | st.builds(TraceContext, traceparent=HEADER, tracestate=st.none() | HEADER),
 )
 
 
@@ -103,6 +104,19 @@ def test_a_wrong_value_is_refused_when_the_message_is_made(field: str, value: An
     with pytest.raises(ValidationError) as caught:
         Message(**{"body": b"", field: value})
     assert caught.value.field.startswith(("MessageId", "SessionId", f"Message.{field}"))
+
+
+@pytest.mark.spec("M2")
+@pytest.mark.parametrize("value", ["", "\x00", "\ud800", "\u00fc", "a\nb", 5])
+def test_a_trace_context_that_can_stand_in_no_header_is_refused(value: Any) -> None:
+    """Before a provider refuses it with the message, and others with it in one call."""
+    good = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+    with pytest.raises(
+        ValidationError, match=r"TraceContext\.traceparent must be text of one head"
+    ):
+        TraceContext(traceparent=value)
+    with pytest.raises(ValidationError, match=r"TraceContext\.tracestate must be text of one head"):
+        TraceContext(traceparent=good, tracestate=value)
 
 
 # --- deliveries -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ BASE64 = "base64"
 EMPTY = "empty"
 """SQS takes no empty body: a mark stands for it."""
 
+_NOTHING = "-"
 _LEGAL = bytes(code for code in range(0x20, 0x7F)) + b"\t\n\r"
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -22,7 +23,7 @@ def encode(body: bytes) -> tuple[str, str]:
         (('plain', ''), ('AA==', 'base64'), ('-', 'empty'))
     """
     if not body:
-        return "-", EMPTY
+        return _NOTHING, EMPTY
     if body.isascii():
         if not body.translate(None, _LEGAL):
             return body.decode("ascii"), ""
@@ -44,10 +45,10 @@ def decode(text: str, encoding: str) -> bytes:
         >>> decode("AA==", "base64"), decode("plain", ""), decode("-", "empty")
         (b'\x00', b'plain', b'')
     """
-    if not encoding:
-        return text.encode()
-    if encoding == EMPTY:
+    if encoding == EMPTY and text == _NOTHING:
         return b""
+    if encoding != BASE64:
+        return text.encode()
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

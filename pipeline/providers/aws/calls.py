@@ -48,6 +48,17 @@ class Calls(Protocol):
         """
 
 
+def about(action: str, parameters: Mapping[str, Any]) -> str:
+    """What a call does and to which queue, for its errors: SQS's own words name none.
+
+    Example:
+        >>> about("SendMessageBatch", {"QueueUrl": "https://sqs.eu-central-1.aws/1234/orders"})
+        'SendMessageBatch: queue orders'
+    """
+    name = parameters.get("QueueName") or parameters.get("QueueUrl", "").rpartition("/")[2]
+    return f"{action}: queue {name}"
+
+
 class Batches:
     """Makes a call for any number of things: ten at a time, some calls at once.
 
@@ -101,7 +112,9 @@ class Batches:
             for entry in done:
                 succeeded(int(entry["Id"]), entry)
         failed = answer.get("Failed") or ()
-        failures: Failures = {int(entry["Id"]): from_entry(action, entry) for entry in failed}
+        failures: Failures = {}
+        for entry in failed:
+            failures[int(entry["Id"])] = from_entry(about(action, {"QueueUrl": url}), entry)
         if len(done) + len(failed) < len(entries):
             told = {int(entry["Id"]) for entry in done} | set(failures)
             unknown = ProviderError(PROVIDER, "NoResult", f"{action}: no result", transient=True)

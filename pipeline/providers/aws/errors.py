@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -48,6 +49,13 @@ _KEYS = (
     "give access_key_id and secret_access_key, or a profile, in the connection, or what AWS's own "
     "tools read"
 )
+_REFUSED = (
+    "look at the connection's keys or profile, or at what AWS's own tools find, and at this "
+    "machine's clock"
+)
+_ADDRESS = "look at the connection's region and endpoint, and at the network"
+_PROXY = "look at the connection's proxy"
+_SOURCE = "look at where the profile or the environment has its credentials from"
 _REGION = "set region in the connection, or AWS_DEFAULT_REGION"
 _CODES: Mapping[str, _Make] = {
     code: make
@@ -75,7 +83,7 @@ _CODES: Mapping[str, _Make] = {
                 "InvalidAccessKeyId",
                 "OptInRequired",
             ),
-            _of(AuthenticationFailed),
+            _hinted(AuthenticationFailed, _REFUSED),
         ),
         (
             (
@@ -117,7 +125,8 @@ def from_code(
         retry_after: seconds it asked to wait.
     """
     code = code.rpartition("#")[2].rpartition(".")[2]
-    text = f"{PROVIDER}: {action}: {code}: {mask_secrets(message)}"
+    # The code comes last: what stands behind "ExpiredToken:" would be taken for a secret.
+    text = f"{PROVIDER}: {action}: {mask_secrets(message) or 'refused'} ({code})"
     if code == "InvalidParameterValue" and action.startswith(_ABOUT_A_RECEIPT):
         return MessageLockLost(text)
     make = _CODES.get(code)
@@ -144,12 +153,14 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], _Make], ...] = (
     (sdk.ConnectTimeoutError, _of(ConnectionFailed)),
     (sdk.ReadTimeoutError, _of(Timeout)),
     (sdk.SSLError, _of(ConnectionFailed)),
-    (sdk.ProxyConnectionError, _hinted(ConnectionFailed, "look at the connection's proxy")),
+    (sdk.EndpointConnectionError, _hinted(ConnectionFailed, _ADDRESS)),
+    (sdk.ProxyConnectionError, _hinted(ConnectionFailed, _PROXY)),
     (sdk.HTTPClientError, _of(ConnectionFailed)),
     (sdk.NoCredentialsError, _hinted(AuthenticationFailed, _KEYS)),
     (sdk.PartialCredentialsError, _of(AuthenticationFailed)),
-    (sdk.CredentialRetrievalError, _of(AuthenticationFailed)),
-    (sdk.MetadataRetrievalError, _of(AuthenticationFailed)),
+    # Nobody refused them: who hands them out did not answer, or not with any. A run outlives that.
+    (sdk.CredentialRetrievalError, _hinted(ConnectionFailed, _SOURCE)),
+    (sdk.MetadataRetrievalError, _hinted(ConnectionFailed, _SOURCE)),
     (sdk.SSOError, _of(AuthenticationFailed)),
     (sdk.TokenRetrievalError, _of(AuthenticationFailed)),
     (sdk.NoRegionError, _hinted(ConfigurationError, _REGION)),
@@ -158,6 +169,8 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], _Make], ...] = (
     (sdk.InvalidProxiesConfigError, _of(ConfigurationError)),
     (sdk.ConnectionError, _of(ConnectionFailed)),
     (aiohttp.ConnectionTimeoutError, _of(ConnectionFailed)),
+    (aiohttp.ClientProxyConnectionError, _hinted(ConnectionFailed, _PROXY)),
+    (aiohttp.ClientConnectorError, _hinted(ConnectionFailed, _ADDRESS)),
     (aiohttp.ServerTimeoutError, _of(Timeout)),
     (asyncio.TimeoutError, _of(Timeout)),
     (aiohttp.ClientError, _of(ConnectionFailed)),
@@ -166,13 +179,20 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], _Make], ...] = (
 """The first that fits counts."""
 
 
-def from_exception(action: str, error: BaseException) -> QueueError:
-    """The error for what a client raised; the caller raises it `from` that."""
+def from_exception(action: str, error: BaseException, silence: str = "") -> QueueError:
+    """The error for what a client raised; the caller raises it `from` that.
+
+    Args:
+        action: what was called.
+        error: what was raised.
+        silence: what to say where no answer came in time, which asyncio has no words for.
+    """
     if isinstance(error, sdk.ClientError):
         return _from_answer(action, error)
     for kind, make in _EXCEPTIONS:
         if isinstance(error, kind):
-            told = mask_secrets(str(error)) or type(error).__name__
+            silent = isinstance(error, TimeoutError) and silence
+            told = mask_secrets(str(error)).strip() or silent or type(error).__name__
             return make(f"{PROVIDER}: {action}: {told}", None)
     return ProviderError(PROVIDER, type(error).__name__, f"{action}: {mask_secrets(str(error))}")
 
@@ -199,10 +219,11 @@ def seconds(header: str | None) -> float | None:
     """What a Retry-After header says, when it says it in seconds.
 
     Example:
-        >>> seconds("1.5"), seconds("Wed, 21 Oct 2026 07:28:00 GMT"), seconds(None)
-        (1.5, None, None)
+        >>> seconds("1.5"), seconds("Wed, 21 Oct 2026 07:28:00 GMT"), seconds("inf"), seconds(None)
+        (1.5, None, None, None)
     """
     try:
-        return None if header is None else max(0.0, float(header))
+        found = math.inf if header is None else float(header)
     except ValueError:
         return None
+    return max(0.0, found) if math.isfinite(found) else None

@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import get_environ_proxies
 
 from pipeline.errors import AuthenticationFailed, ProviderError
-from pipeline.providers.aws.calls import RECEIVE, Answer
+from pipeline.providers.aws.calls import RECEIVE, Answer, about
 from pipeline.providers.aws.errors import PROVIDER, from_exception
 from pipeline.providers.aws.pools import Pool
 from pipeline.providers.aws.sdk import KEPT, Sdk
@@ -84,10 +84,10 @@ class Lean:
                     ) as response:
                         content = await response.read()
         except (aiohttp.ClientError, BotoCoreError, ClientError, OSError, RuntimeError) as error:
-            raise from_exception(action, error) from error
+            raise self._sdk.failed(about(action, parameters), error, limit) from error
         if response.status != 200:
             refused = _refused(action, response.status, response.headers, content)
-            raise from_exception(action, refused) from refused
+            raise from_exception(about(action, parameters), refused) from refused
         answer = _parsed(action, content)
         if polls:
             _restore(answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
@@ -15,7 +16,8 @@ from pipeline.providers.aws.errors import PROVIDER
 from pipeline.providers.aws.lean import Lean
 from pipeline.providers.aws.polls import Polls
 from pipeline.providers.aws.queues import Queues, check_order, check_redrive
-from pipeline.providers.aws.receiver import MAX_LOCK, LaneSettings, SqsReceiver
+from pipeline.providers.aws.receipts import MAX_LOCK, Receipts
+from pipeline.providers.aws.receiver import LaneSettings, SqsReceiver
 from pipeline.providers.aws.sdk import Limits, Sdk
 from pipeline.providers.aws.sender import SqsSender
 from pipeline.providers.guard import Guard
@@ -169,8 +171,12 @@ class AwsProvider:
                 left=left,
                 dead_letters=dead_letters,
             ),
-            batches,
-            DeadLetters(partial(self._queues.dead, queue), batches),
+            Receipts(
+                read.url,
+                float(math.ceil(settings.visibility)),
+                batches,
+                DeadLetters(partial(self._queues.dead, queue), batches),
+            ),
             self._clock,
             self._made(f"the receiver of queue {queue}"),
             self._counts,

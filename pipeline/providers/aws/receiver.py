@@ -12,49 +12,18 @@ from typing import Any, NoReturn
 
 from pipeline.batch import MessageBatch
 from pipeline.clock import Clock
-from pipeline.errors import (
-    Closed,
-    MessageLockLost,
-    MessageNotFound,
-    Unsupported,
-)
+from pipeline.errors import Closed, MessageLockLost, Unsupported
 from pipeline.outcomes import Reason
-from pipeline.providers.aws.calls import CHANGE, DELETE, Batches
-from pipeline.providers.aws.dead_letters import DeadLetters
 from pipeline.providers.aws.errors import PROVIDER
 from pipeline.providers.aws.polls import Poll, Polls
+from pipeline.providers.aws.receipts import Receipt, Receipts
 from pipeline.providers.aws.wire import Raw, columns_of, group_of, ours_of, sent_at, sequence_of
 from pipeline.providers.guard import Guard
 from pipeline.providers.port import DeadLetter, Failures, Holding, Received, Renewed, Want
 
 _log = logging.getLogger("queue_runtime.sqs")
-MAX_LOCK = 43_200.0
-"""Seconds from its receipt after which SQS refuses to keep a message locked."""
 _LATER = 5
 """Seconds for which what is too much of one group is given back (SPEC F5)."""
-
-
-@dataclass(slots=True, eq=False)
-class Receipt:
-    """One message in hand.
-
-    Args:
-        message: as SQS gave it: a copy for the dead-letter queue needs all of it.
-        received: `loop.time()` before it was asked for.
-        deadline: `loop.time()` at which its lock ends.
-        ended: it was settled.
-    """
-
-    message: Raw
-    received: float
-    deadline: float
-    ended: bool = False
-
-    @property
-    def handle(self) -> str:
-        """What SQS calls it by."""
-        handle: str = self.message["ReceiptHandle"]
-        return handle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +55,7 @@ class SqsReceiver:
     Args:
         settings: what it is told.
         polls: makes its receive calls, given what to do with what comes for nobody.
-        batches: makes all other calls.
-        dead_letters: the way to the dead-letter queue.
+        hand: what is in hand; makes all other calls.
         clock: the calendar.
         guard: says whether a call can be made.
         counts: of the provider's receivers: how many expired messages were disposed of.
@@ -98,8 +66,7 @@ class SqsReceiver:
         self,
         settings: LaneSettings,
         polls: Callable[[Callable[[Poll], Any]], Polls],
-        batches: Batches,
-        dead_letters: DeadLetters,
+        hand: Receipts,
         clock: Clock,
         guard: Guard,
         counts: Counter[str],
@@ -107,8 +74,7 @@ class SqsReceiver:
     ) -> None:
         self._settings = settings
         self._polls = polls(self._give_back)
-        self._batches = batches
-        self._dead_letters = dead_letters
+        self._hand = hand
         self._clock = clock
         self._guard = guard
         self._counts = counts
@@ -117,7 +83,6 @@ class SqsReceiver:
         self._holding = 0
         self._sequence = 0
         self._bringing: asyncio.Task[Received] | None = None
-        self._in_hand: set[Receipt] = set()
         self._closing: asyncio.Task[None] | None = None
 
     # --- receiving --------------------------------------------------------------------------------
@@ -131,7 +96,7 @@ class SqsReceiver:
         except asyncio.CancelledError:
             if bringing.done() and not bringing.cancelled() and bringing.exception() is None:
                 # Cancelled when it had come already: it is nobody's.
-                self._polls.later(self._settle(bringing.result().receipts, self._free))
+                self._polls.later(self._hand.settle(bringing.result().receipts, self._hand.free))
             task = asyncio.current_task()
             if self._guard.closed and not (task is not None and task.cancelling()):
                 raise self._was_closed() from None
@@ -170,7 +135,7 @@ class SqsReceiver:
                 (few if held[group] <= want.per_session else surplus).append(receipt)
             kept = few
         if surplus:
-            self._polls.later(self._give(surplus, _LATER))
+            self._polls.later(self._hand.give(surplus, _LATER))
         return kept
 
     def _received(self, receipts: list[Receipt], deadline: float) -> Received:
@@ -185,7 +150,7 @@ class SqsReceiver:
             "holding": [self._holding] * len(messages),
             "locked_until": [now + left] * len(messages),
         }
-        self._in_hand.update(receipts)
+        self._hand.add(receipts)
         return Received(MessageBatch.from_columns(len(messages), columns), receipts, deadline)
 
     def _sequences(self, messages: list[Raw]) -> list[int]:
@@ -206,7 +171,7 @@ class SqsReceiver:
     async def _give_back(self, poll: Poll) -> None:
         """What came for nobody is free again at once."""
         receipts = [Receipt(message, poll.since, math.inf) for message in poll.messages]
-        failures = await self._free(receipts)
+        failures = await self._hand.free(receipts)
         if failures:
             _log.warning(
                 "queue %s: %d messages that came for nobody come again when their locks end: %s",
@@ -231,7 +196,7 @@ class SqsReceiver:
             raise
 
     async def _free_after(self, disposing: asyncio.Task[list[Receipt]]) -> None:
-        await self._free(await disposing)
+        await self._hand.free(await disposing)
 
     def _expired(self, receipts: list[Receipt]) -> list[Receipt]:
         if self._settings.dead_letters:
@@ -261,7 +226,7 @@ class SqsReceiver:
                 stuck = {group_of(receipt.message) for receipt in back}
                 back += [one for one in kept if group_of(one.message) in stuck]
                 kept = [one for one in kept if group_of(one.message) not in stuck]
-            await self._give(back, _LATER)
+            await self._hand.give(back, _LATER)
         return kept
 
     def _is_expired(self, message: Raw, now: float) -> bool:
@@ -270,15 +235,15 @@ class SqsReceiver:
 
     async def _dispose(self, expired: list[Receipt]) -> Failures:
         if self._settings.drop_expired:
-            return await self._delete(expired)
-        return await self._move(expired, [DeadLetter(Reason.EXPIRED)] * len(expired))
+            return await self._hand.delete(expired)
+        return await self._hand.move(expired, [DeadLetter(Reason.EXPIRED)] * len(expired))
 
     # --- settling ---------------------------------------------------------------------------------
 
     async def complete(self, receipts: Sequence[Receipt]) -> Failures:
         """They were handled: delete them."""
         self._guard.check()
-        return await self._settle(receipts, self._delete)
+        return await self._hand.settle(receipts, self._hand.delete)
 
     async def abandon(self, receipts: Sequence[Receipt], delay: float = 0.0) -> Failures:
         """Handling failed: deliver them again, not before `delay` seconds; the count grows."""
@@ -286,16 +251,16 @@ class SqsReceiver:
         if delay and self._settings.fifo:
             hint = "keep the message, renew it, and abandon it when the delay is over"
             raise Unsupported("abandon with a delay", f"{PROVIDER} (FIFO)", hint)
-        return await self._settle(receipts, lambda some: self._give_later(some, delay))
+        return await self._hand.settle(receipts, lambda some: self._hand.give_later(some, delay))
 
     async def release(self, receipts: Sequence[Receipt], delay: float = 0.0) -> Failures:
         """Nobody handled them: deliver them again, in front; with a delay their groups wait."""
         self._guard.check()
         if not delay:
-            return await self._settle(receipts, self._free)
+            return await self._hand.settle(receipts, self._hand.free)
         if not self._settings.fifo:
             raise Unsupported("release with a delay", PROVIDER, "abandon it: that can be delayed")
-        return await self._settle(receipts, lambda some: self._give_later(some, delay))
+        return await self._hand.settle(receipts, lambda some: self._hand.give_later(some, delay))
 
     async def dead_letter(
         self, receipts: Sequence[Receipt], reasons: Sequence[DeadLetter]
@@ -305,90 +270,14 @@ class SqsReceiver:
         if self._settings.dead_letters:
             raise Unsupported("dead_letter", PROVIDER, "they are in the dead-letter queue already")
         why = dict(zip(receipts, reasons, strict=True))
-        return await self._settle(
-            receipts, lambda some: self._move(some, [why[receipt] for receipt in some])
+        return await self._hand.settle(
+            receipts, lambda some: self._hand.move(some, [why[receipt] for receipt in some])
         )
 
     async def renew(self, receipts: Sequence[Receipt]) -> Renewed:
         """Prolong message locks by the queue's lock duration from now."""
-        now = self._guard.check().time()
-        failures = self._refused(receipts)
-        going: list[int] = []
-        lasts: list[int] = []
-        for at, receipt in enumerate(receipts):
-            # From its receipt on SQS keeps a message for 12 h at most.
-            left = math.floor(min(self._lock, MAX_LOCK - (now - receipt.received)))
-            if at not in failures and left < 1:
-                failures[at] = MessageLockLost("SQS keeps no message locked for more than 12 h")
-            elif at not in failures:
-                going.append(at)
-                lasts.append(left)
-        entries = [_change(receipts[at], left) for at, left in zip(going, lasts, strict=True)]
-        found = await self._batches.each(CHANGE, self._settings.url, entries)
-        failures |= {going[at]: error for at, error in found.items()}
-        for at, left in zip(going, lasts, strict=True):
-            if at not in failures:
-                receipts[at].deadline = now + left
-        return Renewed(now + min(lasts, default=0), failures)
-
-    async def _settle(self, receipts: Sequence[Receipt], act: Callable[..., Any]) -> Failures:
-        """Settle those that are in hand; the others are refused without a call."""
-        failures = self._refused(receipts)
-        going = [at for at in range(len(receipts)) if at not in failures]
-        if not failures:
-            failures = await act(receipts)
-        elif going:
-            found = await act([receipts[at] for at in going])
-            failures |= {going[at]: error for at, error in found.items()}
-        return failures
-
-    def _refused(self, receipts: Sequence[Receipt]) -> Failures:
-        """Receipts that can't be settled any more (SPEC P14)."""
-        now = asyncio.get_running_loop().time()
-        failures: Failures = {}
-        for at, receipt in enumerate(receipts):
-            if receipt.ended:
-                failures[at] = MessageNotFound("the message was settled already")
-            elif receipt.deadline <= now:
-                failures[at] = MessageLockLost("the message's lock ended before: it comes again")
-        return failures
-
-    async def _delete(self, receipts: Sequence[Receipt]) -> Failures:
-        entries = [{"ReceiptHandle": receipt.handle} for receipt in receipts]
-        return self._ended(receipts, await self._batches.each(DELETE, self._settings.url, entries))
-
-    async def _give(self, receipts: Sequence[Receipt], seconds: int) -> Failures:
-        """Give them back: to be delivered again after so many seconds."""
-        entries = [_change(receipt, seconds) for receipt in receipts]
-        return self._ended(receipts, await self._batches.each(CHANGE, self._settings.url, entries))
-
-    async def _give_later(self, receipts: Sequence[Receipt], delay: float) -> Failures:
-        """Give them back for later: SQS keeps a message for 12 h from its receipt at most."""
-        now = asyncio.get_running_loop().time()
-        oldest = min((receipt.received for receipt in receipts), default=now)
-        seconds = min(math.ceil(delay), math.floor(oldest + MAX_LOCK - now))
-        return await self._give(receipts, max(seconds, 0))
-
-    async def _free(self, receipts: Sequence[Receipt]) -> Failures:
-        return await self._give(receipts, 0)
-
-    async def _move(self, receipts: Sequence[Receipt], reasons: Sequence[DeadLetter]) -> Failures:
-        failures = await self._dead_letters.copy([one.message for one in receipts], reasons)
-        going = [at for at in range(len(receipts)) if at not in failures]
-        deleted = await self._delete([receipts[at] for at in going])
-        return failures | {going[at]: error for at, error in deleted.items()}
-
-    def _ended(self, receipts: Sequence[Receipt], failures: Failures) -> Failures:
-        if not failures:
-            for receipt in receipts:
-                receipt.ended = True
-            self._in_hand.difference_update(receipts)
-            return failures
-        for at, receipt in enumerate(receipts):
-            if at not in failures:
-                receipt.ended = True
-                self._in_hand.discard(receipt)
-        return failures
+        self._guard.check()
+        return await self._hand.renew(receipts)
 
     # --- what SQS does not have -------------------------------------------------------------------
 
@@ -441,8 +330,8 @@ class SqsReceiver:
         if self._bringing is not None:
             self._bringing.cancel()
             await asyncio.wait([self._bringing])
-        left = list(self._in_hand)
-        failures = await self._free(left)
+        left = self._hand.left()
+        failures = await self._hand.free(left)
         lost = [error for error in failures.values() if not isinstance(error, MessageLockLost)]
         if lost:
             _log.warning(
@@ -454,7 +343,3 @@ class SqsReceiver:
             )
         await self._polls.close()
         self._forget(self)
-
-
-def _change(receipt: Receipt, seconds: int) -> dict[str, Any]:
-    return {"ReceiptHandle": receipt.handle, "VisibilityTimeout": seconds}

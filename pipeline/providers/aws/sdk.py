@@ -13,11 +13,13 @@ from urllib.parse import urlsplit
 
 import aioboto3
 from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.httpsession import get_cert_path
 
 from pipeline.config import AwsConnection, resolve
-from pipeline.errors import ConfigurationError
-from pipeline.providers.aws.calls import CHANGE, DELETE, RECEIVE, SEND, Answer
+from pipeline.errors import ConfigurationError, QueueError
+from pipeline.providers.aws.calls import CHANGE, DELETE, RECEIVE, SEND, Answer, about
 from pipeline.providers.aws.errors import from_exception
 from pipeline.providers.aws.pools import Pool
 
@@ -66,6 +68,7 @@ class Sdk:
         self.settings = settings
         self.limits = limits
         self.session: Any = None
+        self._authorities = ""
         self.poll_pool, self.call_pool = Pool("polls"), Pool("calls")
         self._stack = AsyncExitStack()
         self._clients: dict[str, SQSClient] = {}
@@ -123,12 +126,8 @@ class Sdk:
             with self.call_pool:
                 async with asyncio.timeout(self.limits.send):
                     answer: Answer = await getattr(self.rest, method)(**parameters)
-        except TimeoutError as error:
-            where = self.rest.meta.endpoint_url
-            told = TimeoutError(f"{where} gave no answer within {self.limits.send:g} s")
-            raise from_exception(method, told) from error
         except (BotoCoreError, ClientError, OSError) as error:
-            raise from_exception(method, error) from error
+            raise self.failed(about(method, parameters), error, self.limits.send) from error
         return answer
 
     async def call(
@@ -143,8 +142,13 @@ class Sdk:
                 async with asyncio.timeout(limit):
                     answer: Answer = await method(**parameters)
         except (BotoCoreError, ClientError, OSError) as error:
-            raise from_exception(action, error) from error
+            raise self.failed(about(action, parameters), error, limit) from error
         return answer
+
+    def failed(self, what: str, error: BaseException, limit: float) -> QueueError:
+        """The error for what a call raised, which was given so many seconds."""
+        silence = f"{self.rest.meta.endpoint_url} gave no answer within {limit:g} s"
+        return from_exception(what, error, silence)
 
     def proxy(self) -> str | None:
         """The proxy's address, its password resolved."""
@@ -166,28 +170,32 @@ class Sdk:
         return found
 
     def trust(self) -> ssl.SSLContext | bool:
-        """What the certificate is checked against: True for what the machine trusts."""
+        """What the certificate is checked against, as the SDK does; False: it is not checked."""
         if not self.settings.verify:
             return False
-        if self.settings.ca_bundle is None:
-            return True
         try:
-            return ssl.create_default_context(cafile=self.settings.ca_bundle)
+            return ssl.create_default_context(cafile=self._authorities)
         except (OSError, ssl.SSLError) as error:
+            told = "" if self.settings.ca_bundle else ", which AWS_CA_BUNDLE or the profile names,"
             raise ConfigurationError(
-                f"{self._path}.ca_bundle: {self.settings.ca_bundle} can't be read: {error}"
+                f"{self._path}.ca_bundle: {self._authorities}{told} can't be read: {error}"
             ) from error
 
     def _make_session(self) -> Any:
         settings = self.settings
-        self.trust()  # an unreadable bundle is told of now
-        return aioboto3.Session(
+        core = AioSession()
+        made = aioboto3.Session(
+            botocore_session=core,
             profile_name=settings.profile,
             region_name=settings.region,
             aws_access_key_id=self._secret("access_key_id"),
             aws_secret_access_key=self._secret("secret_access_key"),
             aws_session_token=self._secret("session_token"),
         )
+        named = settings.ca_bundle or core.get_config_variable("ca_bundle")
+        self._authorities = named or str(get_cert_path(verify=True))
+        self.trust()  # an unreadable bundle is told of now
+        return made
 
     def _secret(self, key: str) -> str | None:
         reference = getattr(self.settings, key)
@@ -218,6 +226,6 @@ class Sdk:
         return self.session.client(
             "sqs",
             endpoint_url=settings.endpoint,
-            verify=settings.verify if settings.ca_bundle is None else settings.ca_bundle,
+            verify=self._authorities if settings.verify else False,
             config=config,
         )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
-from pipeline.message import Message, is_text
+from pipeline.message import Message, is_header, is_text
 from pipeline.outcomes import Reason
 from pipeline.providers.aws import bodies
 
@@ -32,6 +32,7 @@ _RESERVED = frozenset((OURS, *TRACE))
 _ID = re.compile(r"[A-Za-z0-9!-/:-@\[-`{-~]{1,128}")
 _NAME = re.compile(r"(?!(?i:aws|amazon)\.)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _SEQUENCES = 2**63 - 1
+_YEAR_1 = -62_135_596_800
 
 
 @dataclass(slots=True)
@@ -153,13 +154,27 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and -1e11 < value < 1e11
 
 
+def _is_moment(value: Any) -> bool:
+    return _is_number(value) and value > _YEAR_1
+
+
+def _is_field(value: Any) -> bool:
+    return is_text(value) and 0 < len(value) <= 1024
+
+
 def _are_texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(is_text, (*value, *value.values())))
+    return (
+        isinstance(value, dict) and "" not in value and all(map(is_text, (*value, *value.values())))
+    )
 
 
 def _are_typed(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        is_text(name) and isinstance(one, list) and len(one) == 2 and all(map(is_text, one))
+        is_text(name)
+        and name
+        and isinstance(one, list)
+        and len(one) == 2
+        and all(map(is_text, one))
         for name, one in value.items()
     )
 
@@ -167,11 +182,11 @@ def _are_typed(value: Any) -> bool:
 _SOUND: Mapping[str, Callable[[Any], bool]] = {
     "id": is_text,
     "session": is_text,
-    "correlation": is_text,
-    "type": is_text,
+    "correlation": _is_field,
+    "type": _is_field,
     "ttl": lambda value: _is_number(value) and value > 0,
-    "dedup": is_text,
-    "not_before": _is_number,
+    "dedup": _is_field,
+    "not_before": _is_moment,
     "body": is_text,
     "more": _are_texts,
     "typed": _are_typed,
@@ -306,5 +321,6 @@ def shown(attribute: Mapping[str, Any]) -> str:
 
 
 def _trace(given: Mapping[str, Mapping[str, Any]], name: str) -> str | None:
-    value: str | None = given.get(name, {}).get("StringValue")
-    return value
+    """One of the trace context; what other software wrote and can be none is passed over."""
+    value = given.get(name, {}).get("StringValue")
+    return value if is_header(value) else None

@@ -15,7 +15,8 @@ from pipeline.config import AwsConnection, AwsQueue, RuntimeConfig, parse
 from pipeline.errors import QueueError
 from pipeline.message import Message
 from pipeline.providers.aws import AwsProvider
-from pipeline.providers.aws.receiver import Receipt, SqsReceiver
+from pipeline.providers.aws.receipts import Receipt
+from pipeline.providers.aws.receiver import SqsReceiver
 from pipeline.providers.aws.sdk import Limits
 from pipeline.providers.port import Received, Sent, Want
 from tests.contract.aws.bench import connection

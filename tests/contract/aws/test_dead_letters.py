@@ -277,6 +277,26 @@ async def test_a_redrive_policy_that_is_too_eager(
         if outcome == "fails":
             with pytest.raises(errors.ConfigurationError, match="set maxReceiveCount to 15"):
                 await at.receiver()
+            await at.receiver(dead_letters=True)  # what is there can be read all the same
         else:
             await at.receiver()
         assert ("set maxReceiveCount to 15" in caplog.text) == (outcome == "warns")
+
+
+@both_clients
+@both_kinds
+@pytest.mark.spec("R3")
+async def test_what_sqs_moved_by_itself_says_so(client: str, queue: str) -> None:
+    """The redrive policy is the last net: who reads its catch sees that nobody gave a reason."""
+    endpoint = Endpoint()
+    endpoint.create(dead_name(queue))
+    policy = {"deadLetterTargetArn": endpoint.arn(dead_name(queue)), "maxReceiveCount": 1}
+    attributes = {"RedrivePolicy": json.dumps(policy)}
+    async with own(client, queue, sqs=endpoint, attributes=attributes) as at:
+        await at.fill("x")
+        lane = await at.receiver()
+        assert not await lane.release((await received(lane)).receipts)
+        assert not (await lane.receive(want())).receipts, "it is moved now"
+        found = await received(await at.receiver(dead_letters=True))
+        assert bodies(found) == ["x"]
+        assert found.batch.values("dead_letter_reason") == [Reason.MAX_DELIVERIES.value]

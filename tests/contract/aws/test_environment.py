@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,42 @@ async def test_no_credentials_and_no_region_say_what_to_do(
     with pytest.raises(errors.AuthenticationFailed, match="give access_key_id and secret_access_k"):
         async with QueueClient(parse(config)) as sender:
             await sender.send("orders", Message(b"1"))
+
+
+@pytest.mark.spec("P8", "P10", "R1")
+@CLIENTS
+async def test_credentials_that_can_not_be_had_for_a_moment_are_asked_for_again(
+    client: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By every call, as when the service that hands them out is busy; at last it is told of."""
+    given = {"Version": 1, "AccessKeyId": KEY, "SecretAccessKey": SECRET}
+    (tmp_path / "given").write_text(json.dumps(given))
+    source = tmp_path / "source"
+    source.write_text(
+        f"test -e {tmp_path}/asked && exec cat {tmp_path}/given; touch {tmp_path}/asked; exit 1"
+    )
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = sh {source}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    async with Endpoint(signatures=Signatures(KEYS)) as endpoint:
+        endpoint.create("orders")
+        named = connection(endpoint.url, client=client, access_key_id=None, secret_access_key=None)
+        config = parse(
+            {
+                "name": "environment",
+                "connections": {"main": named},
+                "queues": {"orders": {"connection": "main"}},
+                "retry": {"initial": 0.001},
+            }
+        )
+        async with QueueClient(config) as sender:
+            await sender.send("orders", Message(b"1"))
+        assert endpoint.depth("orders") == (1, 0, 0)
+        source.write_text("echo not today >&2; exit 1")
+        with pytest.raises(
+            errors.ConnectionFailed, match=r"not today.*: look at where the profile"
+        ):
+            await QueueClient(config).start()
 
 
 @pytest.mark.spec("P8", "P9", "P10")

@@ -14,6 +14,7 @@ from pipeline import errors
 from pipeline.errors import ProviderError, QueueError
 from pipeline.message import Message
 from pipeline.providers.aws.calls import CHANGE, DELETE, RECEIVE, SEND
+from pipeline.providers.aws.errors import from_code
 from pipeline.providers.aws.sdk import Limits
 from tests.contract.aws.own import STANDARD, Own, both_clients, own, receipts, want
 from tests.sqs import faults
@@ -115,7 +116,20 @@ async def test_a_refused_call(client: str) -> None:
             at.sqs.faults.next(RECEIVE, fault)
             error = await refused(lane.receive(want()))
             check_cause(check(error, kind, transient=transient, told=fault), fault)
+            assert "SendMessageBatch: queue orders: " in str(sent)
+            assert "ReceiveMessage: queue orders: " in str(error)
             assert at.sqs.calls.total() == before + 2, (fault, "nothing is retried underneath")
+
+
+@pytest.mark.spec("P8", "P10")
+@pytest.mark.parametrize(
+    "code", ["SignatureDoesNotMatch", "InvalidClientTokenId", "ExpiredToken", "InvalidAccessKeyId"]
+)
+def test_a_refusal_is_readable_where_secrets_are_masked(code: str) -> None:
+    """Its code is no secret's name, and it says what to look at."""
+    text = str(from_code(SEND, code, "The key is bad."))
+    assert errors.mask_secrets(text) == text
+    assert f"The key is bad. ({code}): look at the connection's keys or profile" in text
 
 
 @both_clients
@@ -128,6 +142,7 @@ async def test_an_entry_of_a_batch_that_failed(client: str) -> None:
             at.sqs.faults.next(SEND, Partial(lambda one: one["Id"] == "1", code, fault))
             sent = await sender.send([Message(b"x")] * 3)
             check(sent[1], kind, transient=transient, told=code)
+            assert "SendMessageBatch: queue orders: " in str(sent[1])
             assert [isinstance(one, QueueError) for one in sent] == [False, True, False]
         lane = await at.receiver()
         for code, kind in ABOUT_A_RECEIPT:
@@ -137,6 +152,23 @@ async def test_an_entry_of_a_batch_that_failed(client: str) -> None:
                 failures = await settle(held)
                 assert list(failures) == [1]
                 check(failures[1], kind, transient=False, told=(code, action))
+
+
+@both_clients
+@pytest.mark.spec("P3", "P10")
+async def test_an_entry_without_a_result(client: str) -> None:
+    """Nobody knows whether it was done: it is tried again, never taken for done."""
+    async with own(client, STANDARD) as at:
+        await at.fill("a")
+        sender, lane = await at.provider.sender(at.queue), await at.receiver()
+        held = receipts(await lane.receive(want(1)))
+        for action in (SEND, DELETE):
+            at.sqs.faults.next(action, faults.Empty())
+        [sent] = await sender.send([Message(b"x")])
+        failures = await lane.complete(held)
+        for error in (sent, failures[0]):
+            check(error, ProviderError, transient=True, told="no result")
+        assert not await lane.complete(held)
 
 
 @both_clients
@@ -174,9 +206,11 @@ async def test_a_reply_that_never_comes(client: str) -> None:
     """Is a time-out after the configured seconds, whether it was done or not."""
     async with own(client, STANDARD) as at:
         await at.fill("a", "b")
-        quick = await at.another(Limits(5.0, 0.6, 0.6))
+        quick = await at.another()
         sender, lane = await quick.sender(at.queue), await quick.receiver(at.queue)
         held = receipts(await lane.receive(want(1)))
+        # Not before: on a busy machine the first call of a client may take longer.
+        quick._sdk.limits = Limits(5.0, 0.6, 0.6)
         for action in (SEND, DELETE, RECEIVE):
             at.sqs.faults.next(action, faults.Swallow())
         before = at.sqs.calls.total()
@@ -187,6 +221,7 @@ async def test_a_reply_that_never_comes(client: str) -> None:
         )
         for error in (sent, done[0], received):
             check_cause(check(error, errors.Timeout, transient=True, told="swallowed"), "swallowed")
+            assert f"{at.sqs.url} gave no answer within 0.6 s" in str(error)
         assert at.sqs.calls.total() == before + 3
 
 

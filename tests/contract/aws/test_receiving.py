@@ -13,7 +13,7 @@ from pipeline.errors import MessageLockLost, QueueError
 from pipeline.message import Message
 from pipeline.providers.aws.calls import CHANGE, DELETE, RECEIVE, SEND
 from pipeline.providers.aws.polls import Poll, Polls
-from pipeline.providers.aws.receiver import MAX_LOCK
+from pipeline.providers.aws.receipts import MAX_LOCK, Receipt, Receipts
 from pipeline.providers.port import Sent
 from tests.contract.aws.own import FIFO, STANDARD, Own, bodies, both_clients, own, receipts, want
 from tests.sqs import faults
@@ -528,3 +528,51 @@ async def test_a_delay_longer_than_sqs_keeps_a_message_is_as_long_as_that(
         assert await give(received.receipts, 100_000.0) == {}
         assert at.sqs.depth(queue) == (0, 1, 0)
         assert bodies(await lane.receive(want())) == []
+
+
+@both_clients
+@pytest.mark.spec("F2", "P13")
+async def test_a_lane_gives_back_only_what_is_still_its_own(client: str) -> None:
+    """Not what SQS says is gone, nor what its lock ended of: another receiver may have it."""
+    async with own(client, STANDARD, visibility=1.0) as at:
+        await at.fill("a", "b")
+        lane = await at.receiver()
+        held = receipts(await lane.receive(want()))
+        gone = Partial(lambda one: one["Id"] == "0", "ReceiptHandleIsInvalid", True)
+        at.sqs.faults.next(DELETE, gone)
+        assert list(await lane.complete(held[:1])) == [0]
+        assert lane._hand.left() == held[1:]
+        await asyncio.sleep(1.01)
+        await lane.close()
+        assert at.sqs.calls[CHANGE] == 0
+
+
+@pytest.mark.spec("F5")
+async def test_receipts_whose_locks_ended_are_not_kept_for_ever() -> None:
+    """Nobody settles them."""
+    nothing: Any = None
+    hand = Receipts("url", 1.0, nothing, nothing)
+    now = asyncio.get_running_loop().time()
+    for _ in range(100):
+        hand.add([Receipt({}, now - 2, now - 1) for _ in range(100)])
+    assert len(hand._in_hand) < 2_000
+    ours = [Receipt({}, now, now + 100) for _ in range(5_000)]
+    hand.add(ours)
+    assert set(hand.left()) == set(ours)
+
+
+@both_clients
+@pytest.mark.spec("F3", "F4")
+async def test_the_holdings_of_a_group_grow_whoever_has_it(client: str) -> None:
+    """Another lane's, and another process's: a fence of an older one is always lower."""
+    async with own(client) as at:
+        await at.fill("x")
+        numbers = []
+        for provider in (at.provider, at.provider, await at.another()):
+            lane = await provider.receiver(at.queue)
+            for _ in range(2):
+                received = await lane.receive(want(wait=1.0))
+                numbers += received.batch.values("holding")
+                assert not await lane.release(received.receipts)
+        assert numbers == sorted(set(numbers))
+        assert len(numbers) == 6

@@ -72,3 +72,20 @@ async def test_a_bundle_that_cannot_be_read(tmp_path: Path) -> None:
     async with own("lean", STANDARD) as at:
         with pytest.raises(errors.ConfigurationError, match=r"connections\.main\.ca_bundle"):
             await at.another(ca_bundle=str(tmp_path / "none.pem"))
+
+
+@both_clients
+@pytest.mark.spec("P8", "P9")
+async def test_what_awss_own_tools_trust_is_trusted(
+    client: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`AWS_CA_BUNDLE` holds for every call where the connection names no bundle."""
+    made = tls.make(tmp_path)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(made.ca))
+    async with own(client, STANDARD, sqs=Endpoint(tls=made.server_context())) as at:
+        [sent] = await at.send(Message(b"x"))
+        assert isinstance(sent, Sent)
+        assert bodies(await (await at.receiver()).receive(want(wait=1.0))) == ["x"]
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none.pem"))
+        with pytest.raises(errors.ConfigurationError, match=r"none\.pem, which AWS_CA_BUNDLE or"):
+            await at.another()

@@ -241,6 +241,7 @@ def test_whoever_writes_our_attribute_harms_nobody(ours: dict[str, Any]) -> None
     raw["MessageAttributes"]["queue-runtime"]["StringValue"] = json.dumps(ours)
     row = delivered(raw)
     assert row["body"] == b"plain"
+    MessageBatch.from_columns(1, columns_of([raw], [7]))[0].message  # noqa: B018 - can be sent on
     if isinstance(ours.get("id"), str) and ours["id"].isascii() and ours["id"]:
         assert row["id"] == ours["id"]
     dead_letter_of(raw, DeadLetter("rejected"), fifo=True, limit=1_048_576)
@@ -260,6 +261,12 @@ def test_whoever_writes_our_attribute_harms_nobody(ours: dict[str, Any]) -> None
         '{"more":{"a":5}}',
         '{"dead":{"reason":7}}',
         '{"not_before":"soon"}',
+        '{"not_before":-9e10}',
+        '{"body":"empty"}',
+        '{"body":"base64"}',
+        '{"body":"zstd"}',
+        '{"correlation":""}',
+        '{"more":{"":"x"}}',
         '{"correlation":"\\ud800"}',
         '{"hop":"many"}',
         "[" * 5_000,
@@ -270,9 +277,21 @@ def test_what_is_not_as_we_would_have_written_it_is_passed_over(ours: str) -> No
     raw = foreign(6, "queue-runtime")
     raw["MessageAttributes"]["queue-runtime"]["StringValue"] = ours
     row = delivered(raw)
-    assert (row["id"], row["time_to_live"], row["not_before"]) == ("theirs", None, None)
+    assert (row["id"], row["body"]) == ("theirs", b"plain")
+    assert (row["time_to_live"], row["not_before"]) == (None, None)
     assert (row["correlation_id"], row["dead_letter_reason"]) == (None, None)
     dead_letter_of(raw, DeadLetter("rejected"), fifo=True, limit=1_048_576)
+
+
+@pytest.mark.spec("M2", "P10")
+@pytest.mark.parametrize("value", ["", "\u00fc", "a\nb"])
+def test_a_trace_context_that_can_be_none_is_passed_over(value: str) -> None:
+    """The message is received, and can be sent on."""
+    raw = foreign(6, "traceparent")
+    raw["MessageAttributes"]["traceparent"]["StringValue"] = value
+    raw["MessageAttributes"]["tracestate"] = {"DataType": "Binary", "BinaryValue": b"x"}
+    row = delivered(raw)
+    assert (row["traceparent"], row["tracestate"]) == (None, None)
 
 
 @pytest.mark.spec("F3", "M2")
