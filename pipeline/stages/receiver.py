@@ -653,13 +653,13 @@ class ReceiverCore:
         alone = []
         for row in rows:
             lot, at = self._ledger.find(row)
-            turns = lot.turns[at]
+            turns = lot.turns(at)
             if turns is None:
                 alone.append(row)
                 continue
             self._ledger.keep(row)
             turns.disposing -= 1
-            turns.hold(Held(lot.sequences[at], row, MessageBatch.empty(), 0))
+            turns.hold(Held(int(lot.sequences[at]), row, MessageBatch.empty(), 0))
             self._advance(turns)
         if alone:
             self._settler.release(alone)
