@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import ray
 
-from pipeline.batch import allocate_with_process
+from pipeline.batch import allocate_with_process, import_what_columns_need
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of `mallopt`, as glibc's malloc.h numbers them."""
@@ -39,11 +39,12 @@ def process() -> Process:
 
 
 def tune() -> None:
-    """Let the garbage collector look seldom, and keep memory that was free for a moment.
+    """Import what messages need, look for garbage seldom, keep memory that was free for a moment.
 
     Messages in hand live long enough to be looked at again and again, for nothing: what is on the
     data path makes no cycles.
     """
+    import_what_columns_need()
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)

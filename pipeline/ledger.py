@@ -62,7 +62,7 @@ class Lot:
         since: float,
     ) -> None:
         self.base = base
-        self.receipts = receipts
+        self.receipts = np.fromiter(receipts, object, len(receipts))
         self.sessions = sessions
         self.codes = codes
         self.sequences = sequences
@@ -212,15 +212,13 @@ class Ledger:
 
     def receipts(self, rows: Sequence[int]) -> list[Any]:
         """The rows' receipts, in their order."""
-        found = []
-        number = -1
-        receipts: Sequence[Any] = ()
-        for row in rows:
-            if row >> _WIDTH != number:
-                number = row >> _WIDTH
-                receipts = self.find(row)[0].receipts
-            found.append(receipts[row & _MASK])
-        return found
+        numbers = np.asarray(rows, np.int64)
+        found = np.empty(len(numbers), object)
+        for number in np.unique(numbers >> _WIDTH).tolist():
+            mine = numbers >> _WIDTH == number
+            found[mine] = self.find(number << _WIDTH)[0].receipts[numbers[mine] & _MASK]
+        receipts: list[Any] = found.tolist()
+        return receipts
 
     def end(self, lot: Lot, places: Rows) -> int:
         """The rows have come to their one end; returns their bytes together."""

@@ -519,7 +519,7 @@ class HandlerCore:
         _log.warning("session %s: the commit was refused: %s", stint.lane.key, error)
         ended = [(run, row) for run, rows in stint.completed.items() for row in rows]
         ended += [(run, outcome.row) for run, outcome in stint.others]
-        stint.completed = {}
+        stint.completed.clear()
         stint.others = [(run, Outcome(row, Kind.RELEASED)) for run, row in ended]
         stint.state = None
         if self._settings.ordered:
@@ -541,10 +541,8 @@ class HandlerCore:
                 for row in rows
                 if run.sequences[row] >= sequence
             ]
-            stint.completed = {
-                run: [row for row in rows if run.sequences[row] < sequence]
-                for run, rows in stint.completed.items()
-            }
+            for run, rows in stint.completed.items():
+                rows[:] = [row for row in rows if run.sequences[row] < sequence]
             stint.others = retries + stint.others
             if self._settings.ordered:
                 stint.lane.stopped = True

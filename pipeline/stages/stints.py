@@ -8,7 +8,7 @@ which a loop drives. It decides what each row's result means; it commits and pub
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -151,7 +151,7 @@ class Stint:
         self.record = record
         self.record_version = record.version
         self.change = Change(lane.key, record.version, "")
-        self.completed: dict[Run, list[int]] = {}
+        self.completed: defaultdict[Run, list[int]] = defaultdict(list)
         self.others: list[tuple[Run, Outcome]] = []
         self.counts = {"handled": 0, "failed": 0, "repeats": 0}
         self.running: Sequence[Place] = ()
@@ -185,7 +185,7 @@ class Stint:
         message = (sequence, run.ids[row])
         if self.record.has(run.source, message) or self._handled(run, message):
             self.counts["repeats"] += 1
-            self._complete(run, row)
+            self.completed[run].append(row)
             return False
         if run.died and self._died(run, row):
             return False
@@ -259,25 +259,17 @@ class Stint:
         if not self._here.ordered:
             return int(run.counts[row] + run.failures[row])
         failure = self.record.failure
-        if failure is None:
-            return 1
-        if (failure.sequence, failure.id) == (
-            run.sequences[row],
-            run.ids[row],
-        ):
+        message = (run.sequences[row], run.ids[row])
+        if failure is not None and (failure.sequence, failure.id) == message:
             return failure.attempts + 1
         return 1
 
     def context(self, run: Run, row: int) -> Context:
         """The context of one row."""
         here = self._here
-        return Context(
-            run.batch,
-            row,
-            self.attempt(run, row),
-            here.outgoing,
-            here.runner.signals,
-        )
+        first = here.ordered and self.record.failure is None
+        attempt = 1 if first else self.attempt(run, row)
+        return Context(run.batch, row, attempt, here.outgoing, here.runner.signals)
 
     def undo(self) -> None:
         """Take the state back to where the last row that was handled left it."""
@@ -336,17 +328,10 @@ class Stint:
         change.settled_below = run.below[row]
         if sequence > self.top:
             self.top = sequence
-        self._complete(run, row)
+        self.completed[run].append(row)
         if self.record.failure is not None:
             change.writes_failure = True
             change.failure = None
-
-    def _complete(self, run: Run, row: int) -> None:
-        rows = self.completed.get(run)
-        if rows is None:
-            self.completed[run] = [row]
-        else:
-            rows.append(row)
 
     def send(self, run: Run, row: int, sends: Iterable[tuple[str, Message]]) -> None:
         """What the row's handler sent joins the commit."""

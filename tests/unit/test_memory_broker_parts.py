@@ -44,7 +44,9 @@ def test_a_line_is_a_sorted_list(data: st.DataObject) -> None:
             line.append(waiting[sequence])
         elif step == "take":
             room, budget = data.draw(st.integers(0, 5)), data.draw(st.integers(0, 5))
-            found, left = line.take(room, budget)
+            found: list[Stored] = []
+            count, left = line.take(room, budget, found)
+            assert count == len(found)
             expected = sorted(waiting)[: min(room, budget)]
             assert [one.sequence for one in found] == expected
             assert left == budget - len(found)

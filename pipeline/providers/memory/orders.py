@@ -102,7 +102,8 @@ class Unordered:
 
     def pick(self, lane: Lane, want: Want, now: float) -> Picked:  # noqa: ARG002
         """Take from the front."""
-        records, _ = self._line.take(want.messages, want.bytes)
+        records: list[Stored] = []
+        self._line.take(want.messages, want.bytes, records)
         return self.hold(records)
 
     def hold(self, records: list[Stored]) -> Picked:
@@ -163,10 +164,9 @@ class Groups:
         records: list[Stored] = []
         while self._ready and room > 0 and budget > 0 and each > 0:
             group, _ = self._ready.popitem(last=False)
-            taken, budget = group.take(min(room, each), budget)
-            group.out = len(taken)
-            room -= len(taken)
-            records += taken
+            taken, budget = group.take(min(room, each), budget, records)
+            group.out = taken
+            room -= taken
         return Picked(records, _one_holding(self._numbers, records))
 
     def hold(self, records: list[Stored]) -> Picked:

@@ -11,6 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.batch import MessageBatch
 from pipeline.errors import (
@@ -34,6 +38,8 @@ from pipeline.providers.memory.store import Store
 from pipeline.providers.memory.stored import AGAIN, ASIDE, Stored
 from pipeline.providers.port import DeadLetter, Depth, Failures, Want
 
+Times: TypeAlias = "Sequence[float] | npt.NDArray[np.float64]"
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -48,7 +54,7 @@ class Taken:
 
     picked: Picked
     tokens: range
-    locked_until: list[float]
+    locked_until: Times
     marks: int
 
 
@@ -134,7 +140,7 @@ class BrokerQueue:
         if marks & AGAIN:
             self.store.counters.redelivered += sum([record.marks & AGAIN for record in records])
         if self.native:
-            locked_until = [deadline - now + wall for deadline in picked.deadlines]
+            locked_until: Times = np.array(picked.deadlines) + (wall - now)
         else:
             locked_until = [wall + self.rules.lock] * len(records)
         return Taken(picked, tokens, locked_until, marks)
@@ -242,9 +248,9 @@ class BrokerQueue:
         """Take messages out of a hand: those that were in it."""
         pop = lane.hand.pop
         found = [pop(token, None) for token in receipts]
+        if all(found):
+            return cast("list[Stored]", found), {}
         records = [record for record in found if record is not None]
-        if len(records) == len(found):
-            return records, {}
         failures = {
             position: self._ended(lane, receipts[position])
             for position, record in enumerate(found)

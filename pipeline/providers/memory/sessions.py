@@ -79,10 +79,8 @@ class Sessions:
     def _take(
         self, session: Session, lane: Lane, room: int, budget: int, picked: Picked
     ) -> tuple[int, int]:
-        taken, budget = session.take(room, budget)
-        count = len(taken)
+        count, budget = session.take(room, budget, picked.records)
         session.out += count
-        picked.records += taken
         picked.holdings += [session.holding] * count
         picked.deadlines += [session.deadline] * count
         if session.live:

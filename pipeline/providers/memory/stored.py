@@ -105,13 +105,18 @@ class Line:
         self.tail = record
         self.live += 1
 
-    def take(self, room: int, budget: int) -> tuple[list[Stored], int]:
+    def take(self, room: int, budget: int, taken: list[Stored]) -> tuple[int, int]:
         """Take up to `room` messages from the front, until `budget` bytes are reached.
 
+        Args:
+            room: how many.
+            budget: how many bytes.
+            taken: they are put at the end of it.
+
         Returns:
-            The messages, and the bytes left of the budget.
+            How many they are, and the bytes left of the budget.
         """
-        taken: list[Stored] = []
+        before = len(taken)
         record = self.head
         while record is not None and room > 0 and budget > 0:
             follow = record.next
@@ -124,8 +129,9 @@ class Line:
                 room -= 1
             record = follow
         self.head = record
-        self._shrink(len(taken))
-        return taken, budget
+        count = len(taken) - before
+        self._shrink(count)
+        return count, budget
 
     def put_back(self, records: list[Stored]) -> None:
         """Put messages where their sequence belongs: in front, as a rule."""
