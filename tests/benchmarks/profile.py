@@ -101,9 +101,9 @@ class Sampler:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
 
 
-async def measure() -> dict[str, Any]:
+async def measure(count: int = 200_000) -> dict[str, Any]:
     """Microseconds of CPU time a message, by step; the most expensive functions beside them."""
-    case = Case(count=200_000)
+    case = Case(count=count)
     queue = MemoryQueue(connection="main", fifo=True)
     flow = Flow(on_message, FlowSettings(queue=queue, handlers=2), SystemClock())
     for messages in case.messages():
@@ -131,4 +131,5 @@ async def measure() -> dict[str, Any]:
 
 if __name__ == "__main__":
     # Without a Ray: nothing beside the cores takes time.
-    sys.stdout.write(json.dumps(asyncio.run(measure()), indent=1) + "\n")
+    result = asyncio.run(measure(*map(int, sys.argv[1:2])))
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")

@@ -294,6 +294,39 @@ def test_columns_that_are_not_given_are_zero_or_null() -> None:
     assert batch.sizes().tolist() == [0, 3]
 
 
+@pytest.mark.spec("F1", "F2")
+@given(st.lists(st.binary(max_size=3), min_size=65, max_size=80))
+def test_many_bodies_are_the_column_that_they_would_be_one_by_one(bodies: list[bytes]) -> None:
+    """Empty ones among them as well."""
+    batch = MessageBatch.from_columns(len(bodies), {"body": bodies})
+    assert batch.column("body").equals(pa.array(bodies, pa.binary()))
+    batch.arrow.validate(full=True)
+
+
+@pytest.mark.spec("F5")
+def test_more_bytes_than_a_column_holds_are_refused() -> None:
+    """Two gigabytes are too many for one batch."""
+    with pytest.raises(ValidationError, match="use smaller batches"):
+        MessageBatch.from_columns(2_049, {"body": [b"x" * 2**20] * 2_049})
+
+
+@pytest.mark.spec("F1")
+def test_a_batch_goes_on_with_the_columns_that_were_replaced() -> None:
+    """What came in a buffer leaves in that buffer, however often, and with what is new."""
+    came = MessageBatch.from_buffer(batch_of(100, size=1_000).to_buffer())
+    assert pickle.loads(pickle.dumps(came)).arrow.equals(came.arrow)
+    changed = came.with_columns(turn=range(100)).with_columns(failures=[3] * 100)
+    assert len(pickle.dumps(changed)) < len(pickle.dumps(came)) + 3_000
+    for _ in range(2):
+        changed = pickle.loads(pickle.dumps(changed.with_columns(failures=[4] * 100)))
+        assert changed.values("turn") == list(range(100))
+        assert changed.values("failures") == [4] * 100
+        assert changed.values("body") == came.values("body")
+    few = changed.take([7])
+    assert len(pickle.dumps(few)) < 5_000
+    assert pickle.loads(pickle.dumps(few)).values("turn") == [7]
+
+
 def test_the_providers_id_stands_for_the_senders_where_there_is_one() -> None:
     """Row by row; a batch without any uses the senders'."""
     batch = MessageBatch.from_columns(2, {"id": ["a", "b"], "body": [b"", b""]})

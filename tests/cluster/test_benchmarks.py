@@ -1,0 +1,36 @@
+"""The benchmarks still run: small ones, of which no figure is looked at."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.benchmarks import engine
+from tests.benchmarks.ours import ROOT, Case, ours
+
+
+@pytest.mark.spec("T5")
+async def test_each_of_the_three_is_measured(ray_cluster: None) -> None:
+    """One call a message, the bare wire and the engine, by the very code that `make bench` runs."""
+    naive = (engine.NaiveReceiver, engine.NaiveRouter, engine.NaiveHandler)
+    bare = (engine.BareReceiver, engine.BareRouter, engine.BareHandler)
+    for classes, count in ((naive, 40), (bare, 4 * engine.BARE_ROWS)):
+        rate, spent = await engine.three_hops(*classes, count)
+        assert rate > 0
+        assert spent > 0
+    result = await ours(Case(count=2_000, sessions=20))
+    assert set(result.cpu) == {"broker", "receiver", "router", "handlers"}
+    assert result.rate > 0
+    assert result.rows >= 1
+
+
+@pytest.mark.spec("T5")
+def test_the_profile_books_each_sample() -> None:
+    """In a process of its own, without a Ray."""
+    command = [sys.executable, "-m", "tests.benchmarks.profile", "2000"]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    result = json.loads(done.stdout)
+    assert sum(result["steps"].values()) == pytest.approx(result["cpu_us_per_message"], rel=0.2)
