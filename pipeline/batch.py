@@ -14,7 +14,6 @@ from typing import Any, cast, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.errors import SerializationError, ValidationError
 from pipeline.message import ROW_FIELDS, Delivery, Message, to_row
@@ -192,8 +191,10 @@ class MessageBatch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as one buffer, through pickle and Ray alike; and the columns replaced since."""
-        if self._came is None or not self._replaced:
-            return _from_buffer, (self._came or self.to_buffer(),)
+        if self._came is None or len(self) <= _FEW:
+            return _from_buffer, (self.to_buffer(),)
+        if not self._replaced:
+            return _from_buffer, (self._came,)
         names = list(self._replaced)
         replaced = pa.RecordBatch.from_arrays(list(self._replaced.values()), names)
         return _from_parts, (self._came, names, replaced.serialize())
@@ -260,13 +261,13 @@ class MessageBatch:
 
     def sizes(self) -> npt.NDArray[np.int32]:
         """How many bytes each row's body has."""
-        sizes: npt.NDArray[np.int32] = pc.binary_length(self._arrow.column("body")).to_numpy()
-        return sizes
+        bodies = self._arrow.column("body")
+        ends = np.frombuffer(bodies.buffers()[1], np.int32, len(bodies) + 1, 4 * bodies.offset)
+        return np.diff(ends)
 
     def redelivered(self) -> int:
         """How many rows are not their message's first delivery."""
-        more: int | None = pc.sum(pc.greater(self._arrow.column("delivery_count"), 1)).as_py()
-        return more or 0
+        return int(np.count_nonzero(self._arrow.column("delivery_count").to_numpy() > 1))
 
     def take(self, rows: Sequence[int] | Rows) -> MessageBatch:
         """The rows at these positions, in this order; copies."""
@@ -288,6 +289,8 @@ class MessageBatch:
 
     def distinct(self, name: str) -> tuple[list[Any], Codes]:
         """A column's distinct values, as they first come; for each row, which of them it holds."""
+        if len(self) == 1:
+            return self.values(name), np.zeros(1, np.int32)
         coded = self._arrow.column(name).dictionary_encode(null_encoding="encode")
         return coded.dictionary.to_pylist(), coded.indices.to_numpy()
 

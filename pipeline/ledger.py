@@ -214,9 +214,9 @@ class Ledger:
         """The rows' receipts, in their order."""
         numbers = np.asarray(rows, np.int64)
         found = np.empty(len(numbers), object)
-        for number in np.unique(numbers >> _WIDTH).tolist():
-            mine = numbers >> _WIDTH == number
-            found[mine] = self.find(number << _WIDTH)[0].receipts[numbers[mine] & _MASK]
+        for lot, places in self.lots(numbers):
+            mine = slice(None) if len(places) == len(numbers) else numbers & ~_MASK == lot.base
+            found[mine] = lot.receipts[places]
         receipts: list[Any] = found.tolist()
         return receipts
 

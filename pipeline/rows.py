@@ -22,6 +22,9 @@ def mark(seen: npt.NDArray[np.bool_], rows: Rows) -> None:
     Raises:
         ValidationError: one of them was seen before, or is here twice; none is marked then.
     """
+    if len(rows) == 1 and not seen[rows[0]]:
+        seen[rows[0]] = True
+        return
     if not seen[rows].any():
         before = np.count_nonzero(seen)
         seen[rows] = True
@@ -42,6 +45,8 @@ def by_code(codes: Codes, count: int) -> list[list[int]]:
         >>> by_code(np.array([1, 0, 1], np.int32), 3)
         [[1], [0, 2], []]
     """
+    if count == 1:
+        return [list(range(len(codes)))]
     rows = np.argsort(codes, kind="stable").tolist()
     ends = np.cumsum(np.bincount(codes, minlength=count)).tolist()
     return [rows[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]

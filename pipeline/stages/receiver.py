@@ -373,7 +373,7 @@ class ReceiverCore:
         self._outgo.send(batch, lot.base + going)
 
     def _sessions_of(self, batch: MessageBatch, names: list[str], codes: Codes) -> list[Turns]:
-        _, first = np.unique(codes, return_index=True)
+        first = np.searchsorted(np.maximum.accumulate(codes), np.arange(len(names)))
         found = []
         for name, holding in zip(names, batch.numbers("holding")[first].tolist(), strict=True):
             turns = self._holdings.find(name)
