@@ -249,6 +249,7 @@ class ReceiverCore:
             self.counts["receives"] += 1
             self._others_wait = received.others_wait
             self._take_in(received)
+            await asyncio.sleep(0)  # what came goes on its way before more is asked for
 
     async def _receive(self) -> Received:
         want = self._want()
