@@ -4,15 +4,17 @@ Every figure is exact, by message and its sequence; all processes are on one mac
 clock. The driver notes the time just before it calls `send`, the broker stamps `enqueued_at`, the
 handler notes when it runs; the receiver's provider (`pipeline.providers.port.Receiver`) is tapped,
 in the receiver's process, to note when a receive has brought the message, and when the completing
-call begins and is answered: that is the end. `where` has the median of each stretch between two
-neighbours:
+call begins and is answered; the broker is tapped to note when it has deleted the message: then it is
+settled. `p50_ms` and `p99_ms` are from `send` to there, `p50_told_ms` until the receiver knows.
+`where` has the median of each stretch between two neighbours:
 
     send         `send` called -> enqueued at the broker: a call of an actor
     to_receiver  -> the receiver has it: the answer to its waiting poll
     to_handler   -> the handler runs: through the router, onto the handler's thread
     to_outcome   -> the receiver completes it: record committed, back through the router, and the
                     completing call before it answered (a receiver has one under way at a time)
-    settle       -> the broker has confirmed: a call of an actor
+    settle       -> the broker has deleted it: half a call of an actor
+    told         -> the receiver knows: the other half
 
 Medians of stretches don't add up to the median of the whole, but nearly. Messages keep to their
 times whether or not earlier ones were answered: a slow answer doesn't thin out what follows it.
@@ -42,7 +44,7 @@ WARM_UP = 1.0
 SECONDS = 6.0
 SESSIONS = 100
 BODY = b"x" * 100
-STAGES = ("send", "to_receiver", "to_handler", "to_outcome", "settle")
+STAGES = ("send", "to_receiver", "to_handler", "to_outcome", "settle", "told")
 CONFIG: dict[str, Any] = {
     "name": "latency",
     "connections": {"main": {"provider": "memory"}},
@@ -66,11 +68,29 @@ def handled(_: Any) -> dict[int, float]:
     return _handled
 
 
+def tap_broker(actor: Any) -> None:
+    """Called in the broker's process: note when messages are deleted, by their receipts."""
+    complete, actor.deleted = actor._broker.complete, {}
+
+    async def noting(lane: int, receipts: Any) -> Any:
+        failures = await complete(lane, receipts)
+        actor.deleted.update(dict.fromkeys(receipts, time.time()))
+        return failures
+
+    actor._broker.complete = noting
+
+
+def deleted(actor: Any) -> dict[int, float]:
+    """Called in the broker's process: what it noted."""
+    found: dict[int, float] = actor.deleted
+    return found
+
+
 def tap(actor: Any) -> None:
     """Called in the receiver's process: note when messages come in and when they are settled."""
     source = actor._core._source
     receive, complete = source.receive, source.complete
-    actor.enqueued, actor.received, actor.ended, actor.settled = {}, {}, {}, {}
+    actor.enqueued, actor.received, actor.ended, actor.told, actor.tokens = {}, {}, {}, {}, {}
     sequence_of = {}
 
     async def noting_receive(want: Any) -> Any:
@@ -79,6 +99,7 @@ def tap(actor: Any) -> None:
             now = time.time()
             sequences = got.batch.values("sequence")
             sequence_of.update(zip(got.receipts, sequences, strict=True))
+            actor.tokens.update(zip(sequences, got.receipts, strict=True))
             actor.enqueued.update(zip(sequences, got.batch.values("enqueued_at"), strict=True))
             actor.received.update(dict.fromkeys(sequences, now))
         return got
@@ -88,7 +109,7 @@ def tap(actor: Any) -> None:
         sequences = [sequence_of.pop(receipt) for receipt in receipts if receipt in sequence_of]
         actor.ended.update(dict.fromkeys(sequences, time.time()))
         failures = await complete(receipts)
-        actor.settled.update(dict.fromkeys(sequences, time.time()))
+        actor.told.update(dict.fromkeys(sequences, time.time()))
         return failures
 
     source.receive, source.complete = noting_receive, noting_complete
@@ -96,7 +117,7 @@ def tap(actor: Any) -> None:
 
 def tapped(actor: Any) -> list[dict[int, float]]:
     """Called in the receiver's process: what it noted, in the order in which it happens."""
-    return [actor.enqueued, actor.received, actor.ended, actor.settled]
+    return [actor.enqueued, actor.received, actor.ended, actor.told, actor.tokens]
 
 
 class Timed(Runtime):
@@ -106,6 +127,8 @@ class Timed(Runtime):
         """Send, wait until all is settled, and tell how long it took."""
         actors = self._actors["events"].actors
         [receiver], [works] = actors["receiver"], actors["handlers"]
+        [broker] = [broker._actor for broker in self._brokers.values()]
+        await broker.__ray_call__.remote(tap_broker)
         await receiver.__ray_call__.remote(tap)
         before, began = await self._cpu(), time.perf_counter()
         sent = await self._send(rate)
@@ -113,14 +136,16 @@ class Timed(Runtime):
         while (await self.totals()).completed < len(sent):
             await asyncio.sleep(0.05)
         await asyncio.sleep(0.2)  # the broker counts a message before the receiver hears of it
-        enqueued, received, ended, settled = await receiver.__ray_call__.remote(tapped)
+        enqueued, received, ended, told, tokens = await receiver.__ray_call__.remote(tapped)
+        by_token = await broker.__ray_call__.remote(deleted)
+        settled = {sequence: by_token[token] for sequence, token in tokens.items()}
         ran = await works.__ray_call__.remote(handled)
         counted = sorted(sent)[int(rate * WARM_UP) :]
         moments = [
-            [times[number] for times in (sent, enqueued, received, ran, ended, settled)]
+            [times[number] for times in (sent, enqueued, received, ran, ended, settled, told)]
             for number in counted
         ]
-        whole = statistics.quantiles((times[-1] - times[0] for times in moments), n=100)
+        whole = statistics.quantiles((times[-2] - times[0] for times in moments), n=100)
         stretches = zip(*([b - a for a, b in pairwise(times)] for times in moments), strict=True)
         return {
             "bench": "latency",
@@ -128,6 +153,7 @@ class Timed(Runtime):
             "messages": len(moments),
             "p50_ms": _ms(whole[49]),
             "p99_ms": _ms(whole[98]),
+            "p50_told_ms": _ms(statistics.median(times[-1] - times[0] for times in moments)),
             "cpu_share": round(spent / passed / (os.cpu_count() or 1), 2),
             "where": {
                 stage: _ms(statistics.median(stretch))

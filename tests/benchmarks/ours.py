@@ -131,8 +131,13 @@ class Filled(Runtime):
         self.connect()
         topology = Topology(self.config, self._path)
         await self._start_queues(topology)
-        for messages in case.messages():
-            await self.client.send_many("events", messages)
+        sending: set[asyncio.Future[Any]] = set()
+        for messages in case.messages():  # made while those before them are on their way
+            if sending:
+                await asyncio.wait(sending)
+            sending = {asyncio.ensure_future(self.client.send_many("events", messages))}
+            await asyncio.sleep(0)
+        await asyncio.wait(sending)
         starting = asyncio.ensure_future(self._start_pipelines(topology))
         while not (await self.totals()).received:
             await asyncio.sleep(_LOOK)

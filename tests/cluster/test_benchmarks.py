@@ -23,7 +23,6 @@ async def test_each_of_the_three_is_measured(ray_cluster: None) -> None:
         assert spent > 0
     result = await ours(Case(count=2_000, sessions=20))
     assert set(result.cpu) == {"broker", "receiver", "router", "handlers"}
-    assert result.rate > 0
     assert result.rows >= 1
 
 
