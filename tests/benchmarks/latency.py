@@ -4,8 +4,8 @@ Every figure is exact, by message and its sequence; all processes are on one mac
 clock. The driver notes the time just before it calls `send`, the broker stamps `enqueued_at`, the
 handler notes when it runs; the receiver's provider (`pipeline.providers.port.Receiver`) is tapped,
 in the receiver's process, to note when a receive has brought the message, and when the completing
-call begins and is answered; the broker is tapped to note when it has deleted the message: then it is
-settled. `p50_ms` and `p99_ms` are from `send` to there, `p50_told_ms` until the receiver knows.
+call begins and is answered. The broker is tapped to note when it has deleted the message: then it
+is settled. `p50_ms` and `p99_ms` are from `send` to there, `p50_told_ms` until the receiver knows.
 `where` has the median of each stretch between two neighbours:
 
     send         `send` called -> enqueued at the broker: a call of an actor
