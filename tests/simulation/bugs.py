@@ -78,9 +78,9 @@ BUGS = (
         """            await self._commit(stints)
 """,
         """            for one in stints:
-                for run, row in one.completed:
-                    run.book.complete([row])
-                one.completed = []
+                for run, rows in one.completed.items():
+                    run.book.complete(rows)
+                one.completed.clear()
             await asyncio.sleep(0)
             await self._commit(stints)
 """,
@@ -185,7 +185,7 @@ BUGS = (
         "pipeline.outcomes",
         """        if self._given is None or number != self._next - 1:
 """,
-        """        if self._given is None or number != self._next - 1 or self._given.completed:
+        """        if self._given is None or number != self._next - 1 or len(self._given.completed):
             return Part(last=not self.open)
         if False:
 """,

@@ -57,7 +57,7 @@ def carried(value: Any) -> Any:
         wire = pickle.dumps(value, 5, buffer_callback=buffers.append)
         return pickle.loads(wire, buffers=buffers)
     if isinstance(value, Part):
-        return replace(value, completed=list(value.completed), others=list(value.others))
+        return replace(value, completed=value.completed.copy(), others=list(value.others))
     return value
 
 
