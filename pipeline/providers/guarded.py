@@ -11,14 +11,17 @@ closed, and what its end says:
 * `depth` and `peek` raise `CircuitOpen` while receives do, and are not counted: that they work says
   nothing for receives.
 * Making senders and receivers is neither refused nor counted.
+
+It also tells, at the level TRACE, of each call to the provider how long it took and how it ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipeline.batch import MessageBatch
 from pipeline.breaker import Direction, verdict_of_each
@@ -42,6 +45,9 @@ from pipeline.providers.port import (
 )
 
 T = TypeVar("T")
+_log = logging.getLogger("queue_runtime.provider")
+_TRACE = 5
+"""The level of what a provider's protocol says, as `pipeline.telemetry.log` names it."""
 _PROBE_WAIT = 1.0
 """Seconds that a probe waits for a message or a session."""
 
@@ -308,11 +314,23 @@ class GuardedReceiver:
 
 async def _judged(gate: Gate, given: Pass, call: Awaitable[T]) -> T:
     """Make a call; its error is told to the gate, its result is the caller's to judge."""
+    began = asyncio.get_running_loop().time()
     try:
-        return await call
+        result = await call
     except BaseException as error:
+        _trace(call, began, f"{type(error).__name__}: {error}")
         gate.fail(given, error)
         raise
+    _trace(call, began, "done")
+    return result
+
+
+def _trace(call: Awaitable[Any], began: float, end: str) -> None:
+    """Tell of a call that is over; never of what it carried."""
+    if _log.isEnabledFor(_TRACE):
+        took = (asyncio.get_running_loop().time() - began) * 1000
+        name = getattr(call, "__qualname__", type(call).__name__)
+        _log.log(_TRACE, "%s after %.1f ms: %s", name, took, end)
 
 
 def _leave(gate: Gate, given: Pass, failed: Sequence[QueueError] = (), count: int = 1) -> None:

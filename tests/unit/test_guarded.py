@@ -29,6 +29,7 @@ from pipeline.providers.guarded import GuardedProvider, GuardedReceiver
 from pipeline.providers.memory import MemoryBroker
 from pipeline.providers.open import open_provider
 from pipeline.providers.port import DeadLetter, Received, Receiver, Want
+from pipeline.telemetry.log import TRACE
 from pipeline.testing.flow import Flow, FlowSettings
 from tests.contract.memory.line import REFUSE, Line, Throttle
 from tests.unit.gates import POLICY, RECEIVE, SEND, SETTLE, Way
@@ -83,6 +84,35 @@ async def rig(**settings: Any) -> AsyncIterator[Rig]:
 
 def want(wait: float = 20.0) -> Want:
     return Want(messages=10, wait=wait, new_sessions=1)
+
+
+@pytest.mark.spec("O3")
+async def test_each_call_to_the_provider_is_told_of_at_the_level_trace(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What it was, how long it took and how it ended; never a body."""
+    caplog.set_level(TRACE, "queue_runtime.provider")
+    async with rig() as at:
+        at.line.plan("send", REFUSE)
+        with pytest.raises(ConnectionFailed):
+            await at.sender.send([Message(b"planted")])
+        await at.sender.send([Message(b"planted")])
+        received = await at.receiver.receive(want())
+        await at.receiver.complete(received.receipts)
+        told = [(one.levelname, one.getMessage()) for one in caplog.records]
+        assert {level for level, _ in told} == {"TRACE"}
+        assert [words.split(" after ")[0] for _, words in told] == [
+            *["MemorySender.send"] * 2,
+            "MemoryReceiver.receive",
+            "MemoryReceiver.complete",
+        ]
+        assert "ConnectionFailed" in told[0][1]
+        assert told[1][1].endswith("ms: done")
+        assert "planted" not in caplog.text
+        caplog.set_level(logging.DEBUG, "queue_runtime.provider")
+        caplog.clear()
+        await at.sender.send([Message(b"planted")])
+        assert not caplog.records
 
 
 async def test_sends_fail_fast_and_a_probe_lets_them_through_again() -> None:
