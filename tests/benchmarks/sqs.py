@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aioboto3
+import numpy as np
 from botocore.config import Config
 
 from actors.process import tune
@@ -54,7 +55,7 @@ class Everything:
 
     async def run(self, header: Header, batch: MessageBatch) -> Part:
         """All of them are completed."""
-        return Part(completed=list(range(len(batch))), last=True)
+        return Part(completed=np.arange(len(batch)), last=True)
 
     async def more(self, caller: str, epoch: int, number: int, part: int) -> Part:
         """Nobody has to ask."""
