@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aioboto3
+import aiohttp
 import numpy as np
 from botocore.config import Config
 
@@ -162,10 +163,35 @@ async def bare(endpoint: str) -> tuple[float, float]:
             await asyncio.gather(*loops, return_exceptions=True)
 
 
+async def plain(endpoint: str) -> tuple[float, float]:
+    """What the endpoint gives: the same two calls over bare HTTP, neither signed nor read."""
+    done = 0
+
+    async def loop(http: aiohttp.ClientSession) -> None:
+        nonlocal done
+        while True:
+            for action in ("ReceiveMessage", "DeleteMessageBatch"):
+                target = {"X-Amz-Target": f"AmazonSQS.{action}"}
+                async with http.post(endpoint, data=b"{}", headers=target) as answer:
+                    await answer.read()
+            done += 10
+
+    async with aiohttp.ClientSession() as http:
+        loops = [asyncio.ensure_future(loop(http)) for _ in range(CALLS)]
+        try:
+            return await timed(lambda: done)
+        finally:
+            for each in loops:
+                each.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+
+
 async def receiver() -> AsyncIterator[dict[str, Any]]:
-    """Both clients beside the bare loop."""
+    """Both clients beside the bare loop; first, that the endpoint is not what limits them."""
     found: dict[str, list[tuple[float, float]]] = {"bare": [], "lean": [], "sdk": []}
     with own(QUEUE, options=["--canned", str(SIZE), "--attribute", OURS]) as endpoint:
+        rate, _ = await plain(endpoint)
+        yield {"bench": "sqs_endpoint", "messages_per_second": round(rate)}
         for _ in range(ROUNDS):
             found["bare"].append(await bare(endpoint))
             for client in ("lean", "sdk"):
