@@ -180,6 +180,9 @@ class MessageBatch:
             buffer: what `to_buffer` wrote.
             names: the replaced columns.
             replaced: a serialised record batch of them alone.
+
+        Raises:
+            SerializationError: the first buffer is no batch of this schema.
         """
         schema = pa.schema([SCHEMA.field(name) for name in names])
         columns = pa.ipc.read_record_batch(replaced, schema).columns
@@ -288,7 +291,10 @@ class MessageBatch:
         return {owner: (rows, self.take(rows)) for owner, rows in positions.items()}
 
     def distinct(self, name: str) -> tuple[list[Any], Codes]:
-        """A column's distinct values, as they first come; for each row, which of them it holds."""
+        """A column's distinct values, as they first come; for each row, which of them it holds.
+
+        Don't change them: they may be the batch's own.
+        """
         if len(self) == 1:
             return self.values(name), np.zeros(1, np.int32)
         coded = self._arrow.column(name).dictionary_encode(null_encoding="encode")
@@ -338,7 +344,7 @@ def _from_parts(buffer: pa.Buffer, names: list[str], replaced: pa.Buffer) -> Mes
 
 
 def _bodies(given: Sequence[bytes]) -> pa.Array:
-    """Bodies as a column, in half the time that `pa.array` takes, and without spare memory."""
+    """Bodies, each of them bytes, as a column: in half the time that `pa.array` takes."""
     ends = np.zeros(len(given) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, given), np.int64, len(given)), out=ends[1:])
     if ends[-1] > _MOST_BYTES:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ValidationError
-from pipeline.rows import Codes, Rows
+from pipeline.rows import Codes, Rows, runs
 
 if TYPE_CHECKING:
     from pipeline.turns import Turns
@@ -62,7 +62,7 @@ class Lot:
         since: float,
     ) -> None:
         self.base = base
-        self.receipts = np.fromiter(receipts, object, len(receipts))
+        self.receipts = receipts
         self.sessions = sessions
         self.codes = codes
         self.sequences = sequences
@@ -207,18 +207,22 @@ class Ledger:
         if len(lots) and (lots == lots[0]).all():  # as nearly always
             yield self.find(int(numbers[0]))[0], numbers & _MASK
             return
-        for number in np.unique(lots).tolist():
-            yield self.find(number << _WIDTH)[0], numbers[lots == number] & _MASK
+        order = np.argsort(lots, kind="stable")
+        places = numbers[order] & _MASK
+        for number, begin, end in runs(lots[order]):
+            yield self.find(number << _WIDTH)[0], places[begin:end]
 
     def receipts(self, rows: Sequence[int]) -> list[Any]:
         """The rows' receipts, in their order."""
-        numbers = np.asarray(rows, np.int64)
-        found = np.empty(len(numbers), object)
-        for lot, places in self.lots(numbers):
-            mine = slice(None) if len(places) == len(numbers) else numbers & ~_MASK == lot.base
-            found[mine] = lot.receipts[places]
-        receipts: list[Any] = found.tolist()
-        return receipts
+        found = []
+        number = -1
+        receipts: Sequence[Any] = ()
+        for row in rows:
+            if row >> _WIDTH != number:
+                number = row >> _WIDTH
+                receipts = self.find(row)[0].receipts
+            found.append(receipts[row & _MASK])
+        return found
 
     def end(self, lot: Lot, places: Rows) -> int:
         """The rows have come to their one end; returns their bytes together."""

@@ -31,11 +31,23 @@ def mark(seen: npt.NDArray[np.bool_], rows: Rows) -> None:
         if np.count_nonzero(seen) == before + len(rows):
             return
         seen[rows] = False
-    known = set(np.flatnonzero(seen).tolist())
-    for row in rows.tolist():
-        if row in known:
-            raise ValidationError("outcome", "must come once a row", row)
-        known.add(row)
+    again = seen[rows]
+    again[np.setdiff1d(np.arange(len(rows)), np.unique(rows, return_index=True)[1])] = True
+    raise ValidationError("outcome", "must come once a row", int(rows[again][0]))
+
+
+def runs(keys: Rows) -> list[tuple[int, int, int]]:
+    """Neighbours that are equal: for each run of them the key, where it begins and where it ends.
+
+    Example:
+        >>> runs(np.array([7, 7, 9]))
+        [(7, 0, 2), (9, 2, 3)]
+    """
+    begins = np.flatnonzero(np.diff(keys, prepend=-1)).tolist()
+    return [
+        (int(keys[begin]), begin, end)
+        for begin, end in zip(begins, [*begins[1:], len(keys)], strict=False)
+    ]
 
 
 def by_code(codes: Codes, count: int) -> list[list[int]]:

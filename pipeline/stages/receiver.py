@@ -499,8 +499,9 @@ class ReceiverCore:
         """Do what is due about a stopped session, or come back when it is."""
         if turns not in self._holdings:
             return
-        if self._stopping and not turns.unknown:
-            self._give_back(turns)
+        if self._stopping:
+            if not turns.unknown:  # else when `nothing_runs`
+                self._give_back(turns)
             return
         due = turns.due()
         if due is None:

@@ -8,17 +8,19 @@ before its receiver knew that a handler has died: the turns that handler had sto
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 import numpy as np
 
 from pipeline.batch import MessageBatch
 from pipeline.errors import ValidationError
 from pipeline.outcomes import Kind, Outcome, OutcomeBook, Part
-from pipeline.rows import Rows
+from pipeline.rows import Rows, runs
 from pipeline.slots import SlotTable, owners_of
 from pipeline.stages.calls import Header, Line, Reception, RunCalls, RunRow
 
@@ -401,7 +403,7 @@ class _Sent:
         self._way = way
         self._parts = [(one.book, one.places) for one in run]
         sizes = [len(places) for _, places in self._parts]
-        self._starts = np.cumsum([0, *sizes])[:-1]
+        self._starts = list(accumulate(sizes, initial=0))[:-1]
         self._rows = sum(sizes)
         self.open = self._rows
         self._waits = bool(run)
@@ -418,10 +420,9 @@ class _Sent:
             book.complete(places[part.completed])
         else:
             completed = np.sort(part.completed)
-            cuts = np.searchsorted(completed, self._starts[1:])
-            pieces = zip(self._parts, self._starts, np.split(completed, cuts), strict=False)
-            for (book, places), start, rows in pieces:
-                book.complete(places[rows - start])
+            for at, begin, end in runs(np.searchsorted(self._starts, completed, "right") - 1):
+                book, places = self._parts[at]
+                book.complete(places[completed[begin:end] - self._starts[at]])
         for outcome in part.others:
             book, place = self._find(outcome.row)
             book.end(_moved(outcome, place))
@@ -452,7 +453,7 @@ class _Sent:
         self._go_on(last=True)
 
     def _find(self, row: int) -> tuple[OutcomeBook, int]:
-        at = int(np.searchsorted(self._starts, row, "right")) - 1
+        at = bisect_right(self._starts, row) - 1
         book, places = self._parts[at]
         return book, int(places[row - self._starts[at]])
 

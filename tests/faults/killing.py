@@ -75,7 +75,7 @@ def _router_answering(actor: Any, strike: Callable[[int], None]) -> None:
     stamped = core._stamped
 
     def stamp(part: Any) -> Any:
-        if part.completed:
+        if len(part.completed):
             strike(_in_hand(actor) + len(part.completed))
         return stamped(part)
 

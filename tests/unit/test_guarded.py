@@ -115,6 +115,12 @@ async def test_each_call_to_the_provider_is_told_of_at_the_level_trace(
         assert not caplog.records
 
 
+async def test_a_providers_own_figures_are_handed_through() -> None:
+    """The memory provider has none."""
+    async with rig() as at:
+        assert at.provider.figures() == at.provider._real.figures() == {}
+
+
 async def test_sends_fail_fast_and_a_probe_lets_them_through_again() -> None:
     """Open, no send reaches the provider; after its time one does, and after three all do."""
     async with rig() as at:

@@ -758,7 +758,7 @@ async def test_calls_are_taken_in_by_their_numbers() -> None:
         await late
         assert seen == ["a", "b"]
         again = await rig.core.run(Header("router", 1, 1, "src"), rows("a"))
-        assert (again.completed, seen) == ([0], ["a", "b"])
+        assert (list(again.completed), seen) == ([0], ["a", "b"])
         assert await rig.core.run(Header("router", 1, 3, "src"), rows()) == Part(last=True)
 
 

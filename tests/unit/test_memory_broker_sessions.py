@@ -372,3 +372,43 @@ async def test_dead_letters_of_sessions_are_not_locked_as_sessions() -> None:
     assert texts(first) + texts(second) == ["1", "2"]
     assert (first.opened, first.others_wait, first.seconds) == ((), False, 300.0)
     assert column(first, "holding")[0] < column(second, "holding")[0]
+
+
+@pytest.mark.spec("P11", "F5")
+async def test_a_session_that_is_never_empty_remembers_little_of_what_it_had() -> None:
+    """However many of its messages were handled since it was opened."""
+    rig = native()
+    lane = await rig.lane()
+    await rig.send("s", "s")
+    before = await lane.receive()
+    session = rig.broker._queues["q"].queue.sessions("a test").find("s")
+    for _ in range(500):
+        await rig.send("s", "s")
+        got = await lane.receive()
+        assert await rig.broker.complete(lane.lane, before.receipts) == {}
+        before = got
+        assert len(session.hand) < 100
+    assert session.out == 2
+    await rig.broker.release_sessions(lane.lane, [lane.held["s"]])
+    assert (session.out, session.hand) == (0, [])
+    assert await (await rig.lane()).bodies() == ["1001", "1002"]
+
+
+@pytest.mark.spec("P11", "P14")
+async def test_sessions_that_are_released_together_come_again_each_in_order() -> None:
+    """With what was in hand of each, without what was settled; a second time they are unknown."""
+    rig = native()
+    await rig.send("a", "b", "a", "b", "a", "b", "c")
+    lane = await rig.lane()
+    got = await lane.receive()
+    by_body = dict(zip(texts(got), got.receipts, strict=True))
+    await rig.broker.complete(lane.lane, [by_body["1"], by_body["4"], by_body["7"]])
+    numbers = [lane.held["b"], lane.held["c"], lane.held["a"], lane.held["b"]]
+    failures = await rig.broker.release_sessions(lane.lane, numbers)
+    assert {at: type(error) for at, error in failures.items()} == {3: SessionNotFound}
+    assert (await rig.depth()).in_hand == 0
+    again = await (await rig.lane()).receive()
+    found = list(zip(column(again, "session"), texts(again), strict=True))
+    assert [body for session, body in found if session == "a"] == ["3", "5"]
+    assert [body for session, body in found if session == "b"] == ["2", "6"]
+    assert len(found) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -11,7 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batch import SCHEMA, MessageBatch, allocate_with_process
+from pipeline.batch import (
+    SCHEMA,
+    MessageBatch,
+    allocate_with_process,
+    import_what_columns_need,
+)
 from pipeline.errors import SerializationError, ValidationError
 from pipeline.message import Delivery, Lock, Message, TraceContext, from_row, to_row
 from pipeline.names import MessageId, QueueName, ReceiptHandle, SessionId
@@ -292,6 +298,22 @@ def test_columns_that_are_not_given_are_zero_or_null() -> None:
     assert batch.values("enqueued_at") == [0.0, 0.0]
     assert batch.values("session") == [None, None]
     assert batch.sizes().tolist() == [0, 3]
+
+
+@pytest.mark.spec("F3")
+@given(st.lists(st.sampled_from([None, "a", "b", "c"]), min_size=1, max_size=20))
+def test_distinct_values_stand_in_the_order_in_which_they_first_come(names: list[Any]) -> None:
+    """A receiver finds the first row of each session by that."""
+    batch = batch_of(len(names)).with_columns(session=names)
+    values, codes = batch.distinct("session")
+    assert values == list(dict.fromkeys(names))
+    assert [values[code] for code in codes] == names
+
+
+def test_what_columns_need_can_be_imported_before() -> None:
+    """As every actor does at its start; again it does nothing."""
+    import_what_columns_need()
+    assert "pyarrow" in sys.modules
 
 
 @pytest.mark.spec("F1", "F2")

@@ -12,11 +12,13 @@ from pipeline.providers.memory.orders import Numbers, Picked
 from pipeline.providers.memory.stored import Line, Stored
 from pipeline.providers.port import Want
 
+_FEW = 64
+
 
 class Session(Line):
     """The messages of one session that wait, who holds it, and how many the holder has in hand."""
 
-    __slots__ = ("deadline", "holding", "key", "lane", "out", "state")
+    __slots__ = ("deadline", "hand", "holding", "key", "lane", "out", "state")
 
     def __init__(self, key: str) -> None:
         super().__init__()
@@ -25,7 +27,15 @@ class Session(Line):
         self.holding = 0
         self.deadline = 0.0
         self.out = 0
+        self.hand: list[int] = []  # the tokens of what is in hand, and of some that no longer is
         self.state: bytes | None = None
+
+    def taken(self, lane: Lane, tokens: range) -> None:
+        """These came into the holder's hand. Nothing is taken out of a list for each that ends."""
+        if len(self.hand) > 2 * self.out + _FEW:
+            self.hand = [token for token in self.hand if token in lane.hand]
+        self.hand += tokens
+        self.out += len(tokens)
 
 
 class Sessions:
@@ -79,8 +89,9 @@ class Sessions:
     def _take(
         self, session: Session, lane: Lane, room: int, budget: int, picked: Picked
     ) -> tuple[int, int]:
+        first = self._numbers.token + len(picked.records)
         count, budget = session.take(room, budget, picked.records)
-        session.out += count
+        session.taken(lane, range(first, first + count))
         picked.holdings += [session.holding] * count
         picked.deadlines += [session.deadline] * count
         if session.live:
@@ -92,9 +103,9 @@ class Sessions:
     def hold(self, records: list[Stored]) -> Picked:
         """Deferred messages of held sessions go into the holder's hand."""
         picked = Picked(records)
-        for record in records:
+        for token, record in enumerate(records, self._numbers.token):
             session = record.home
-            session.out += 1
+            session.taken(session.lane, range(token, token + 1))
             picked.holdings.append(session.holding)
             picked.deadlines.append(session.deadline)
         return picked
@@ -152,13 +163,12 @@ class Sessions:
 
     def let_go(self, sessions: Collection[Session], lane: Lane) -> dict[int, Stored]:
         """End holdings: what was in their hands, which the caller puts back."""
-        busy = {session for session in sessions if session.out}
         hand = {}
-        if busy:  # seldom: who gives a session back has settled what came of it
-            hand = {token: record for token, record in lane.hand.items() if record.home in busy}
-        for token in hand:
-            del lane.hand[token]
         for session in sessions:
+            for token in session.hand:
+                if token in lane.hand:
+                    hand[token] = lane.hand.pop(token)
+            session.hand = []
             del lane.sessions[session.holding]
             lane.ready.pop(session, None)
             session.lane = None
