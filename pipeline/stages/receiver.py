@@ -140,6 +140,9 @@ class ReceiverCore:
         self._stopping = False
         self._nothing_runs = False
         self._unknown: set[Turns] = set()
+        self._disposed: dict[
+            int, Held
+        ] = {}  # copies of rows until their dead-lettering is confirmed
         self._others_wait = False
         self._polling = False
         self._waking: asyncio.Task[None] | None = None
@@ -445,6 +448,7 @@ class ReceiverCore:
                 self._ledger.settle(row)
                 dead.append((row, DeadLetter(outcome.reason, outcome.description)))
                 if turns is not None:
+                    self._disposed[row] = Held(sequences[place], row, copy, place, failures[place])
                     turns.dispose()
                     self._holdings.measure(turns)
             else:
@@ -499,9 +503,8 @@ class ReceiverCore:
         """Do what is due about a stopped session, or come back when it is."""
         if turns not in self._holdings:
             return
-        if self._stopping:
-            if not turns.unknown:  # else when `nothing_runs`
-                self._give_back(turns)
+        if self._stopping and not turns.unknown:
+            self._give_back(turns)
             return
         due = turns.due()
         if due is None:
@@ -661,7 +664,7 @@ class ReceiverCore:
                 continue
             self._ledger.keep(row)
             turns.disposing -= 1
-            turns.hold(Held(int(lot.sequences[at]), row, MessageBatch.empty(), 0))
+            turns.hold(self._disposed.pop(row))
             self._advance(turns)
         if alone:
             self._settler.release(alone)
@@ -669,6 +672,9 @@ class ReceiverCore:
     def _note(self, rows: Sequence[int], how: How) -> None:
         """Count the rows' end, and log it where that is wanted."""
         self.counts[how.value] += len(rows)
+        if self._disposed:
+            for row in rows:
+                self._disposed.pop(row, None)
         if _log.isEnabledFor(logging.DEBUG):
             self._tell(rows, how)
 
