@@ -31,7 +31,6 @@ class Sending:
         Sent(sequence=1, duplicate=False)
         >>> str(results[1]).split(":")[0]
         'the message has 20 bytes, the queue takes at most 10'
-max_message_size
     """
 
     _core: Core
