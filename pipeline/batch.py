@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -98,9 +98,7 @@ class MessageBatch:
         self._replaced: dict[str, pa.Array] = {}
 
     @classmethod
-    def from_columns(
-        cls, length: int, columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]
-    ) -> MessageBatch:
+    def from_columns(cls, length: int, columns: Mapping[str, Sequence[Any]]) -> MessageBatch:
         """Make a batch from one list a column; a column that is not given is blank.
 
         Args:
@@ -111,7 +109,7 @@ class MessageBatch:
         for name, given in columns.items():
             place = _PLACES[name]
             if name == "body" and length > _FEW:
-                arrays[place] = _bodies(cast("Sequence[bytes]", given))
+                arrays[place] = _bodies(given)
             else:
                 arrays[place] = pa.array(given, _TYPES[place], size=length)
         return cls(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))

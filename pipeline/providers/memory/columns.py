@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from pipeline.batch import MessageBatch
 from pipeline.message import ROW_FIELDS
 from pipeline.providers.memory.stored import AGAIN, EXTRA, Stored
 
 
 def batch_of(
-    records: Sequence[Stored],
-    holdings: Sequence[int],
-    locked_until: Sequence[float] | npt.NDArray[np.float64],
-    marks: int,
+    records: Sequence[Stored], holdings: Sequence[int], locked_until: Sequence[float], marks: int
 ) -> MessageBatch:
     """Make a batch of stored messages.
 
@@ -27,7 +21,7 @@ def batch_of(
         locked_until: seconds since 1970.
         marks: the records' marks, or-ed: columns that no row needs are not made.
     """
-    columns: dict[str, Sequence[Any] | npt.NDArray[Any]] = {
+    columns: dict[str, Sequence[Any]] = {
         "id": [record.id for record in records],
         "session": [record.session for record in records],
         "body": [record.body for record in records],
@@ -47,7 +41,7 @@ def batch_of(
     return MessageBatch.from_columns(len(records), columns)
 
 
-def _add_extras(columns: dict[str, Any], records: Sequence[Stored]) -> None:
+def _add_extras(columns: dict[str, Sequence[Any]], records: Sequence[Stored]) -> None:
     given = zip(*[record.rest for record in records], strict=True)
     for name, values in zip(ROW_FIELDS[3:], given, strict=True):
         if values.count(None) == len(values):

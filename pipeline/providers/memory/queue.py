@@ -11,10 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TypeAlias, cast
-
-import numpy as np
-import numpy.typing as npt
+from typing import cast
 
 from pipeline.batch import MessageBatch
 from pipeline.errors import (
@@ -38,8 +35,6 @@ from pipeline.providers.memory.store import Store
 from pipeline.providers.memory.stored import AGAIN, ASIDE, Stored
 from pipeline.providers.port import DeadLetter, Depth, Failures, Want
 
-Times: TypeAlias = "Sequence[float] | npt.NDArray[np.float64]"
-
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -54,7 +49,7 @@ class Taken:
 
     picked: Picked
     tokens: range
-    locked_until: Times
+    locked_until: list[float]
     marks: int
 
 
@@ -140,7 +135,7 @@ class BrokerQueue:
         if marks & AGAIN:
             self.store.counters.redelivered += sum([record.marks & AGAIN for record in records])
         if self.native:
-            locked_until: Times = np.array(picked.deadlines) + (wall - now)
+            locked_until = [deadline - now + wall for deadline in picked.deadlines]
         else:
             locked_until = [wall + self.rules.lock] * len(records)
         return Taken(picked, tokens, locked_until, marks)
@@ -295,17 +290,15 @@ class BrokerQueue:
         """End holdings: what is in their hands comes again, unhandled."""
         native = self.sessions("release_sessions")
         failures: Failures = {}
-        sessions: dict[int, Session] = {}
         for position, holding in enumerate(holdings):
             session = lane.sessions.get(holding)
-            if session is None or holding in sessions:
+            if session is None:
                 failures[position] = _not_held(lane, holding)
             else:
-                sessions[holding] = session
-        hand = native.let_go(sessions.values(), lane)
-        self.store.counters.released += len(hand)
-        self.store.again(hand.values(), now, by=self.rules.unhandled)
-        native.offer(sessions.values())
+                hand = native.let_go(session, lane)
+                self.store.counters.released += len(hand)
+                self.store.again(hand.values(), now, by=self.rules.unhandled)
+                native.offer(session)
         return failures
 
     def held(self, lane: Lane, holding: int, operation: str) -> Session:
@@ -346,12 +339,13 @@ class BrokerQueue:
         self.store.catch_up(now, wall)
 
     def _end_session_locks(self, native: Sessions, lane: Lane, now: float) -> None:
-        late = list(takewhile(lambda session: session.deadline <= now, lane.sessions.values()))
-        lane.lost_sessions.add([session.holding for session in late])
-        hand = native.let_go(late, lane)
-        lane.lost.add(hand)
-        self._lose(list(hand.values()), now)
-        native.offer(late)
+        late = takewhile(lambda session: session.deadline <= now, lane.sessions.values())
+        for session in list(late):
+            lane.lost_sessions.add([session.holding])
+            hand = native.let_go(session, lane)
+            lane.lost.add(hand)
+            self._lose(list(hand.values()), now)
+            native.offer(session)
 
     def _end_locks(self, lane: Lane, now: float) -> None:
         late = takewhile(lambda item: item[1].locked_until <= now, lane.hand.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 
 from pipeline.errors import MessageNotFound
 from pipeline.providers.memory.calls import BrokerHolding
@@ -161,27 +161,22 @@ class Sessions:
             lane.ready[session] = None
         return BrokerHolding(session.holding, session.key, self._lock)
 
-    def let_go(self, sessions: Collection[Session], lane: Lane) -> dict[int, Stored]:
-        """End holdings: what was in their hands, which the caller puts back."""
-        hand = {}
-        for session in sessions:
-            for token in session.hand:
-                if token in lane.hand:
-                    hand[token] = lane.hand.pop(token)
-            session.hand = []
-            del lane.sessions[session.holding]
-            lane.ready.pop(session, None)
-            session.lane = None
-            session.out = 0
+    def let_go(self, session: Session, lane: Lane) -> dict[int, Stored]:
+        """End a holding: what was in its hand, which the caller puts back."""
+        hand = {token: lane.hand.pop(token) for token in session.hand if token in lane.hand}
+        session.hand = []
+        session.out = 0
+        del lane.sessions[session.holding]
+        lane.ready.pop(session, None)
+        session.lane = None
         return hand
 
-    def offer(self, sessions: Iterable[Session]) -> None:
-        """After holdings ended and their messages were put back: free, or forgotten."""
-        for session in sessions:
-            if session.live:
-                self._free[session] = None
-            else:
-                self._withdraw(session)
+    def offer(self, session: Session) -> None:
+        """After a holding ended and its messages were put back: free, or forgotten."""
+        if session.live:
+            self._free[session] = None
+        else:
+            self._withdraw(session)
 
     def renew(self, session: Session, lane: Lane, now: float) -> None:
         """Prolong a lock."""
