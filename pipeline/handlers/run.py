@@ -159,10 +159,11 @@ class Runner:
         Raises:
             InvalidBody: the body is not what the handler takes.
         """
+        body = None
         if self._takes_bytes:
             body = batch.values("body")[row]
-        else:
-            body = self._body(batch, row) if self._takes_body else None
+        elif self._takes_body:
+            body = self._body(batch, row)
         return self._pick((body, state, context))
 
     def batch_arguments(self, rows: MessageBatch, states: Any, context: Context) -> tuple[Any, ...]:

@@ -84,11 +84,13 @@ class Holdings:
         self._rooms.pop(turns.holding, None)
 
     def join(self, lot: Lot) -> None:
-        """The rows of a receive came in."""
+        """The rows of a receive came in; those of a stopped session wait, all others go out."""
         by_session = by_code(lot.codes, len(lot.sessions))
         for turns, places in zip(lot.sessions, by_session, strict=True):
             turns.stretches.append(Stretch(lot, places))
             turns.held += len(places)
+            if not turns.stopped:
+                turns.out += len(places)
             turns.top = int(lot.sequences[places[-1]])
             self._slot_rows[turns.slot] += len(places)
             self.measure(turns)

@@ -140,9 +140,8 @@ class ReceiverCore:
         self._stopping = False
         self._nothing_runs = False
         self._unknown: set[Turns] = set()
-        self._disposed: dict[
-            int, Held
-        ] = {}  # copies of rows until their dead-lettering is confirmed
+        # Copies of rows until their dead-lettering is confirmed.
+        self._disposed: dict[int, Held] = {}
         self._others_wait = False
         self._polling = False
         self._waking: asyncio.Task[None] | None = None
@@ -368,8 +367,6 @@ class ReceiverCore:
             batch, codes = batch.take(going), codes[going]
         if not len(batch):
             return
-        for turns, count in lot.by_session(going):
-            turns.out += count
         batch = batch.with_columns(
             turn=np.array([turns.turn for turns in sessions])[codes],
             settled_below=np.array([turns.settled_below for turns in sessions])[codes],

@@ -259,16 +259,14 @@ class Stint:
         if not self._here.ordered:
             return int(run.counts[row] + run.failures[row])
         failure = self.record.failure
-        message = (run.sequences[row], run.ids[row])
-        if failure is not None and (failure.sequence, failure.id) == message:
-            return failure.attempts + 1
-        return 1
+        if failure is None or (failure.sequence, failure.id) != (run.sequences[row], run.ids[row]):
+            return 1
+        return failure.attempts + 1
 
     def context(self, run: Run, row: int) -> Context:
         """The context of one row."""
         here = self._here
-        first = here.ordered and self.record.failure is None
-        attempt = 1 if first else self.attempt(run, row)
+        attempt = self.attempt(run, row)
         return Context(run.batch, row, attempt, here.outgoing, here.runner.signals)
 
     def undo(self) -> None:
