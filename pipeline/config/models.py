@@ -8,7 +8,7 @@ saying what is wrong is wording.py's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -264,6 +264,10 @@ class Drain(Model):
     release: Seconds = 1.0
     running: Seconds = 30.0
     cancel: Seconds = 10.0
+
+
+TRACE: Final = 5
+"""The level of what a provider's protocol says."""
 
 
 class Log(Model):

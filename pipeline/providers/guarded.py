@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from pipeline.batch import MessageBatch
 from pipeline.breaker import Direction, verdict_of_each
+from pipeline.config.models import TRACE
 from pipeline.errors import CircuitOpen, QueueError, SessionLocked, SessionNotFound, Throttled
 from pipeline.message import Message
 from pipeline.providers.gate import Gate, Pass
@@ -46,8 +47,6 @@ from pipeline.providers.port import (
 
 T = TypeVar("T")
 _log = logging.getLogger("queue_runtime.provider")
-_TRACE = 5
-"""The level of what a provider's protocol says, as `pipeline.telemetry.log` names it."""
 _PROBE_WAIT = 1.0
 """Seconds that a probe waits for a message or a session."""
 
@@ -327,10 +326,10 @@ async def _judged(gate: Gate, given: Pass, call: Awaitable[T]) -> T:
 
 def _trace(call: Awaitable[Any], began: float, end: str) -> None:
     """Tell of a call that is over; never of what it carried."""
-    if _log.isEnabledFor(_TRACE):
+    if _log.isEnabledFor(TRACE):
         took = (asyncio.get_running_loop().time() - began) * 1000
         name = getattr(call, "__qualname__", type(call).__name__)
-        _log.log(_TRACE, "%s after %.1f ms: %s", name, took, end)
+        _log.log(TRACE, "%s after %.1f ms: %s", name, took, end)
 
 
 def _leave(gate: Gate, given: Pass, failed: Sequence[QueueError] = (), count: int = 1) -> None:

@@ -23,11 +23,9 @@ from typing import Any, Final, Literal, TextIO
 
 from pydantic import BaseModel
 
+from pipeline.config.models import TRACE
 from pipeline.config.secrets import MASK, looks_secret, masked
 from pipeline.message import Delivery, Message
-
-TRACE: Final = 5
-"""The level of what a provider's protocol says."""
 
 ROOTS: Final = ("queue_runtime", "pipeline", "actors")
 """The loggers whose lines are ours: pure modules log under their own names, as Python's do."""

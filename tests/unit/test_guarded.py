@@ -29,7 +29,7 @@ from pipeline.providers.guarded import GuardedProvider, GuardedReceiver
 from pipeline.providers.memory import MemoryBroker
 from pipeline.providers.open import open_provider
 from pipeline.providers.port import DeadLetter, Received, Receiver, Want
-from pipeline.telemetry.log import TRACE
+from pipeline.telemetry.log import TRACE  # with the level's name
 from pipeline.testing.flow import Flow, FlowSettings
 from tests.contract.memory.line import REFUSE, Line, Throttle
 from tests.unit.gates import POLICY, RECEIVE, SEND, SETTLE, Way
