@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -20,14 +20,23 @@ from pipeline.config.rules import (
 )
 
 
-def _host_and_port(value: str) -> str:
-    """An address has a host, and a port that there is; the libraries' own words name no key."""
+def address_of(value: str) -> SplitResult | None:
+    """The parts of an address, which has a host, and no port or one that there is; None: it hasn't.
+
+    Example:
+        >>> address_of("https://host:1").port, address_of("https://host:0")
+        (1, None)
+    """
     try:
         parts = urlsplit(value)
-        good = parts.scheme in ("env", "file") or (parts.hostname and parts.port != 0)
-    except ValueError:
-        good = False
-    if not good:
+        sound = parts.hostname and parts.port != 0
+    except ValueError:  # the libraries' own words name no key
+        return None
+    return parts if sound else None
+
+
+def _host_and_port(value: str) -> str:
+    if not value.startswith(("env:", "file:")) and address_of(value) is None:
         rule = "must be an address like https://host:port, the port from 1 to 65535"
         raise PydanticCustomError("problem", "{text}", {"text": rule})
     return value

@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import get_cert_path
 
 from pipeline.config import AwsConnection, resolve
+from pipeline.config.aws import address_of
 from pipeline.errors import ConfigurationError, QueueError
 from pipeline.providers.aws.calls import CHANGE, DELETE, RECEIVE, SEND, Answer, about
 from pipeline.providers.aws.errors import from_exception
@@ -156,12 +157,8 @@ class Sdk:
         if not proxy or not proxy.startswith(("env:", "file:")):
             return proxy
         found = self._secret("proxy") or ""
-        try:
-            parts = urlsplit(found)
-            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            good = False
-        if not good or "@" in (parts.hostname or ""):
+        parts = address_of(found)
+        if parts is None or parts.scheme not in ("http", "https") or "@" in str(parts.hostname):
             raise ConfigurationError(
                 f"{self._path}.proxy: what {proxy} names must be an address like "
                 "http://user:password@host:port; what is no letter or digit in user and password "
