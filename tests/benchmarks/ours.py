@@ -131,13 +131,12 @@ class Filled(Runtime):
         self.connect()
         topology = Topology(self.config, self._path)
         await self._start_queues(topology)
-        sending: set[asyncio.Future[Any]] = set()
+        sending = asyncio.ensure_future(self._fill([]))
         for messages in case.messages():  # made while those before them are on their way
-            if sending:
-                await asyncio.wait(sending)
-            sending = {asyncio.ensure_future(self.client.send_many("events", messages))}
+            await sending
+            sending = asyncio.ensure_future(self._fill(messages))
             await asyncio.sleep(0)
-        await asyncio.wait(sending)
+        await sending
         starting = asyncio.ensure_future(self._start_pipelines(topology))
         while not (await self.totals()).received:
             await asyncio.sleep(_LOOK)
@@ -158,6 +157,11 @@ class Filled(Runtime):
             routers["run_rows"] / max(1, routers["runs"]),
             {name: (after[name] - before[name]) * 1e6 / measured for name in after},
         )
+
+    async def _fill(self, messages: list[Message]) -> None:
+        for sent in await self.client.send_many("events", messages):
+            if isinstance(sent, Exception):
+                raise sent
 
     async def cost(self) -> dict[str, float]:
         """Seconds of CPU time that each actor's process has used, by kind of actor."""

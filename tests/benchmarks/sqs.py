@@ -13,7 +13,7 @@ import asyncio
 import os
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -70,6 +70,19 @@ async def timed(done: Callable[[], int]) -> tuple[float, float]:
     await asyncio.sleep(SECONDS)
     count, seconds, cpu = done() - count, time.perf_counter() - began, time.process_time() - cpu
     return count / seconds, cpu * 1e6 / count
+
+
+async def looped(
+    work: list[Coroutine[Any, Any, None]], done: Callable[[], int]
+) -> tuple[float, float]:
+    """What `timed` finds while these loops run, which end with it."""
+    loops = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await timed(done)
+    finally:
+        for each in loops:
+            each.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
 
 
 def config(endpoint: str, client: str = "lean", **queue: Any) -> RuntimeConfig:
@@ -154,13 +167,7 @@ async def bare(endpoint: str) -> tuple[float, float]:
     options = Config(max_pool_connections=2 * CALLS)
     async with aioboto3.Session().client("sqs", endpoint_url=endpoint, config=options) as sqs:
         url = (await sqs.get_queue_url(QueueName=QUEUE))["QueueUrl"]
-        loops = [asyncio.ensure_future(loop(sqs, url)) for _ in range(2 * CALLS)]
-        try:
-            return await timed(lambda: done)
-        finally:
-            for each in loops:
-                each.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
+        return await looped([loop(sqs, url) for _ in range(2 * CALLS)], lambda: done)
 
 
 async def plain(endpoint: str) -> tuple[float, float]:
@@ -177,13 +184,7 @@ async def plain(endpoint: str) -> tuple[float, float]:
             done += 10
 
     async with aiohttp.ClientSession() as http:
-        loops = [asyncio.ensure_future(loop(http)) for _ in range(CALLS)]
-        try:
-            return await timed(lambda: done)
-        finally:
-            for each in loops:
-                each.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
+        return await looped([loop(http) for _ in range(CALLS)], lambda: done)
 
 
 async def receiver() -> AsyncIterator[dict[str, Any]]:
