@@ -354,6 +354,43 @@ async def test_a_drain_gives_back_what_can_not_be_dead_lettered(queue: dict[str,
         assert [body for body in log if body == "good"] == log[-1:]
 
 
+@pytest.mark.spec("F6", "F7", "R3")
+@pytest.mark.parametrize("queue", ORDERED, ids=str)
+async def test_what_a_drain_does_not_dead_letter_goes_out_whole_where_it_has_to(
+    queue: dict[str, Any],
+) -> None:
+    """Where a handler may run a row of its session, that is not given back: all of it goes out."""
+    errors: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+
+    @handler
+    async def picky(body: str) -> Any:
+        return Reject("no") if body == "bad" else None
+
+    bench = Bench(picky, queue)
+    await bench.send("bad", "good")
+    await bench.flow.start()
+    bench.faulty[0].faults["dead_letter"] = [PermissionDenied("no")] * 1_000
+    await asyncio.sleep(100)
+    [receiver] = bench.flow.receivers
+    [turns] = receiver._holdings
+    sent: list[str] = []
+    go = receiver._outgo.send
+    receiver._again._send = lambda batch, rows, **more: (
+        sent.extend(body.decode() for body in batch.values("body")),
+        go(batch, rows, **more),
+    )
+    turns.unknown = True  # as after a router's death
+    receiver._unknown.add(turns)
+    await receiver.stop_receiving()
+    await asyncio.sleep(0.1)
+    assert sent == ["bad", "good"]
+    await receiver.nothing_runs()
+    assert await bench.flow.close() == 0
+    assert errors == []
+    assert (await bench.flow.broker.depth("queue")).in_hand == 0
+
+
 @pytest.mark.spec("F3")
 @pytest.mark.parametrize("queue", ORDERED, ids=str)
 async def test_a_session_is_given_back_when_its_retry_is_far_away(queue: dict[str, Any]) -> None:
