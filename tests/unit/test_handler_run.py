@@ -97,10 +97,13 @@ def test_a_body_that_does_not_validate_is_dead_lettered(kind: Any, body: bytes) 
 
 @pytest.mark.spec("H1")
 def test_arguments_come_in_the_functions_order() -> None:
-    """State and context beside the body; a batch handler's rows and states."""
+    """State and context beside the body, or without one; a batch handler's rows and states."""
 
     @handler(state=dict)
     def one(context: Context, state: dict[str, int], body: str) -> None: ...
+
+    @handler(state=dict)
+    def bodiless(state: dict[str, int], context: Context) -> None: ...
 
     @handler(state=dict, batch=True)
     def many(states: States, rows: MessageBatch, context: Context) -> None: ...
@@ -109,6 +112,8 @@ def test_arguments_come_in_the_functions_order() -> None:
     single = Runner(one, POLICY, {}, Signals(), lambda: 0)
     context = Context(batch, 0, 1, None, single.signals)
     assert single.arguments(batch, 0, {"n": 1}, context) == (context, {"n": 1}, "x")
+    without = Runner(bodiless, POLICY, {}, Signals(), lambda: 0)
+    assert without.arguments(batch, 0, {"n": 1}, context) == ({"n": 1}, context)
     whole = Runner(many, POLICY, {}, Signals(), lambda: 0)
     states = States({})
     assert whole.batch_arguments(batch, states, context) == (states, batch, context)
