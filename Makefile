@@ -6,6 +6,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # Servers that tests are run against, in an environment of their own: see tests/servers.txt.
 SERVERS := .venv/servers/.installed
+# Clients of other makes, that need a C compiler and node: see tests/peers.txt. Tests do without.
+JAVASCRIPT := tests/servicebus/javascript
+PEERS := .venv/peers/.installed
 PYTEST := RAY_AUTH_MODE=disabled $(BIN)/python -m pytest
 # Measured over several calls of pytest: the first step starts afresh, the others add to it.
 COVER := --cov --cov-report=
@@ -21,15 +24,18 @@ JOBS ?= $(shell nproc 2> /dev/null || echo 2)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help run run-aws servers test static unit contract coverage-core docs cluster coverage-edges faults notebooks \
-	bench bench-memory bench-sqs format spec simulate soak clean
+.PHONY: help run run-aws servers peers test static unit contract servicebus coverage-core docs \
+	cluster coverage-edges faults notebooks bench bench-memory bench-servicebus bench-sqs format \
+	spec simulate soak clean
 
 help:
 	@echo "make run        the main job: 336,776 flights through a queue and Ray, with a checked result"
 	@echo "make run-aws    27,004 of them through SQS FIFO, as a server on this machine speaks it"
 	@echo "make test       the whole gate, cheapest first; stops at the first failure"
+	@echo "make peers      what some tests skip without: Qpid Proton and @azure/service-bus (cc, node, npm)"
 	@echo "make bench      the engine's speed as ratios, in JSON lines; four minutes"
 	@echo "make bench-memory  ten million messages, and a million sessions: is memory flat?"
+	@echo "make bench-servicebus  what our Service Bus server costs beside the SDK, and its memory"
 	@echo "make bench-sqs  our receiver at SQS beside a bare loop of the SDK; the pipeline at ministack"
 	@echo "make format     format the code and repair what ruff can"
 	@echo "make spec       which requirements have tests, and which have none"
@@ -42,7 +48,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing queue-runtime and what it needs into .venv (once; some minutes on a slow line)"
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e ".[cluster,aws,examples,dev]"
+		-e ".[cluster,aws,azure,examples,dev]"
 	@touch $@
 
 $(SERVERS): tests/servers.txt | $(STAMP)
@@ -52,6 +58,17 @@ $(SERVERS): tests/servers.txt | $(STAMP)
 	@touch $@
 
 servers: $(SERVERS)
+
+$(PEERS): tests/peers.txt $(JAVASCRIPT)/package.json $(JAVASCRIPT)/package-lock.json | $(STAMP)
+	@echo "Installing Qpid Proton into .venv and @azure/service-bus into .venv/peers (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-r tests/peers.txt
+	@mkdir -p $(@D)
+	@cp $(JAVASCRIPT)/package.json $(JAVASCRIPT)/package-lock.json $(@D)
+	@npm ci --prefix $(@D) --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+peers: $(PEERS)
 
 run: $(STAMP)
 	@$(BIN)/queue-runtime run configs/quickstart.yaml --until-empty --json
@@ -63,7 +80,7 @@ run-aws: $(STAMP) $(SERVERS)
 
 # --- the gate -------------------------------------------------------------------------------------
 
-test: static unit contract coverage-core docs cluster coverage-edges faults notebooks
+test: static unit contract servicebus coverage-core docs cluster coverage-edges faults notebooks
 	@echo "--- all passed"
 
 static: $(STAMP)
@@ -82,6 +99,11 @@ contract: $(STAMP) $(SERVERS)
 	$(PYTEST) tests/contract $(wildcard tests/cli) --ignore tests/contract/aws $(COVER) --cov-append
 	@echo "--- SQS: its contract, on servers of our own machine; it waits more than it works"
 	$(PYTEST) tests/sqs tests/contract/aws -n 4 $(COVER) --cov-append
+
+# Our own counterpart of the service, which knows nothing of `pipeline`: no coverage is taken.
+servicebus: $(STAMP)
+	@echo "--- the Service Bus server of the tests, and clients of other makes"
+	$(PYTEST) tests/servicebus -n 4
 
 coverage-core: $(STAMP)
 	@echo "--- every branch of the domain"
@@ -114,6 +136,9 @@ bench: $(STAMP)
 
 bench-memory: $(STAMP)
 	@RAY_AUTH_MODE=disabled $(BIN)/python -m tests.benchmarks.memory
+
+bench-servicebus: $(STAMP)
+	@$(BIN)/python -m tests.servicebus.bench
 
 bench-sqs: $(STAMP) $(SERVERS)
 	@RAY_AUTH_MODE=disabled $(BIN)/python -m tests.benchmarks.sqs
