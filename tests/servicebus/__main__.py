@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from tests.servicebus.bus import KEY, KEY_NAME, ServiceBus
+from tests.servicebus.wires import HOST
 
 _SECONDS: Final = {"lock": "lock_seconds", "ttl": "ttl", "duplicates": "duplicate_window"}
 _NUMBERS: Final = {"deliveries": "max_delivery_count", "size": "max_message_bytes"}
@@ -112,7 +113,8 @@ def namespace(options: argparse.Namespace) -> ServiceBus:
     name, _, key = options.key.partition("=")
     if not (name and key):
         raise ValueError(f"--key {options.key!r}: it is NAME=KEY")
-    bus = ServiceBus(strict=options.strict, keys={name: key})
+    with _named("--key"):
+        bus = ServiceBus(strict=options.strict, keys={name: key})
     for text in options.queue:
         with _named(f"--queue {text}"):
             queue, settings = settings_of(text)
@@ -122,6 +124,8 @@ def namespace(options: argparse.Namespace) -> ServiceBus:
             head, *subscriptions = text.split(":")
             if not all(subscriptions):
                 raise ValueError("a subscription has no name")
+            if "," in "".join(subscriptions):
+                raise ValueError("words belong to the topic: put them before the first colon")
             topic, settings = settings_of(head)
             bus.topic(topic, subscriptions, **settings)
     return bus
@@ -148,16 +152,19 @@ def encryption(options: argparse.Namespace) -> ssl.SSLContext | None:
 async def listen(bus: ServiceBus, options: argparse.Namespace, tls: ssl.SSLContext | None) -> str:
     """Listen wherever it was asked for; returns the line that says so.
 
+    It ends with the connection string, behind the line's first ": ".
+
     Raises:
         OSError: a port is taken.
     """
     await bus.listen(options.port)
-    line = f"ready: {bus.connection_string}"
+    others = ""
     if options.tls_port is not None:
-        line += f" tls={await bus.listen(options.tls_port, tls)}"
+        others += f" tls={await bus.listen(options.tls_port, tls)}"
     if options.websocket_port is not None:
-        line += f" websocket={await bus.listen_websocket(options.websocket_port, tls)}"
-    return line
+        others += f" websocket={await bus.listen_websocket(options.websocket_port, tls)}"
+    where = f" on {HOST}{others}" if others else ""
+    return f"ready{where}: {bus.connection_string}"
 
 
 async def serve(bus: ServiceBus, options: argparse.Namespace, tls: ssl.SSLContext | None) -> None:
@@ -176,7 +183,7 @@ async def serve(bus: ServiceBus, options: argparse.Namespace, tls: ssl.SSLContex
         await over.wait()
     finally:
         await bus.close()
-    for violation in bus.violations.noted:
+    for violation in bus.violations:
         sys.stdout.write(f"{violation}\n")
 
 

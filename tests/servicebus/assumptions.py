@@ -34,6 +34,10 @@ class Assumptions:
             errors that people quote). False: it is rejected, and the link stays; the SDK's own live
             tests (`..._fail_send_messages`) get the typed error twice on one sender, which a
             detach would not give them. The engine's.
+        sessions_are_fenced: whether renewing, settling, state and receiving by number over
+            `$management` are refused with session-lock-lost to who does not hold the session, as
+            the documents say of an operation on a session after its lock has ended; which
+            operations ask is nowhere said. False: whoever names the session may. The engine's.
         session_close_counts: whether messages that are unsettled when their session is closed have
             failed an attempt. False, as the documents on sessions say. True: their count grows.
         scheduled_gets_new_sequence: True: a scheduled message gets a new sequence number when it
@@ -57,6 +61,7 @@ class Assumptions:
     fills_message_id: bool = True
     merge_outcomes: bool = False
     oversize_detaches: bool = False
+    sessions_are_fenced: bool = True
     session_close_counts: bool = False
     scheduled_gets_new_sequence: bool = True
     expires_without_receivers: bool = True

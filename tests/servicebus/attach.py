@@ -83,7 +83,8 @@ def _open(channel: Channel, frame: Attach, path: str) -> Greeting:
         raise Refused("amqp:unauthorized-access", f"There is no valid token for {path!r}.")
     if path.endswith(nodes.MANAGEMENT):
         entity = bus.find(path.removesuffix(nodes.MANAGEMENT))
-        desk = Desk(entity, bus.assumptions.fills_message_id)
+        guesses = bus.assumptions
+        desk = Desk(entity, guesses.fills_message_id, guesses.sessions_are_fenced)
         return _open_node(channel, frame, path, desk)
     if isinstance(frame.target, Described) and frame.target.descriptor == _COORDINATOR:
         raise Refused("amqp:not-implemented", "This server has no transactions.")
@@ -188,7 +189,7 @@ def _open_outlet(channel: Channel, frame: Attach, path: str, entity: Queue | Top
     if isinstance(entity, Topic):
         raise Refused("amqp:not-allowed", f"{path!r} is a topic: receive from a subscription.")
     locks = frame.snd_settle_mode != _SETTLED
-    link = Outlet(channel, frame.handle, path, entity, locks)
+    link = Outlet(channel, frame.handle, path, entity, locks, frame.name)
     filters = _field(frame.source, _FILTERS)
     if isinstance(filters, dict) and _FILTER in filters:
         return _open_session(channel, frame, link, filters[_FILTER])

@@ -75,8 +75,18 @@ class Authority:
             )
         return claims.identified
 
-    def put(self, claims: Claims, kind: str, name: str, token: str, now: float) -> float:
+    def put(
+        self, claims: Claims, kind: str, name: str, token: str, now: float, lead: float = 0.0
+    ) -> float:
         """Take a token for an entity; returns when it ends.
+
+        Args:
+            claims: of the connection.
+            kind: the token's type.
+            name: what it is for.
+            token: the token.
+            now: the server's time.
+            lead: how far that is ahead of the client's, who signed until a time of its own.
 
         Raises:
             Refused: it is not good.
@@ -84,7 +94,7 @@ class Authority:
         path = path_of(name)
         # The SDK for Python says `jwt` of every token, also of the signatures it makes of a key.
         if kind == SAS or (kind == JWT and token.startswith(_SIGNATURE + " ")):
-            end = self._signed(path, token, now)
+            end = self._signed(path, token, now, lead)
         elif kind == JWT:
             if not (self._jwt(token) if self._jwt else token):
                 raise Refused(_UNAUTHORIZED, "InvalidToken: the token is not accepted")
@@ -94,7 +104,7 @@ class Authority:
         claims.until[path] = end
         return end
 
-    def _signed(self, path: str, token: str, now: float) -> float:
+    def _signed(self, path: str, token: str, now: float, lead: float) -> float:
         scheme, _, rest = token.partition(" ")
         fields = {key: values[0] for key, values in parse_qs(rest).items()}
         if scheme != _SIGNATURE or not {"sr", "sig", "se", "skn"} <= fields.keys():
@@ -108,12 +118,12 @@ class Authority:
         wanted = base64.b64encode(hmac.new(key.encode(), signed, hashlib.sha256).digest())
         if not hmac.compare_digest(wanted, fields["sig"].encode()):
             raise Refused(_UNAUTHORIZED, "InvalidSignature: the token has an invalid signature")
-        if not fields["se"].isdecimal() or float(fields["se"]) <= now:
+        if not fields["se"].isdecimal() or float(fields["se"]) + lead <= now:
             raise Refused(_UNAUTHORIZED, "ExpiredToken: the token has expired")
         resource = path_of(fields["sr"])
         if resource and path != resource and not path.startswith(resource + "/"):
             raise Refused(_UNAUTHORIZED, f"InvalidAudience: it is for {resource!r}, not {path!r}")
-        return float(fields["se"])
+        return float(fields["se"]) + lead
 
 
 def said(value: Any) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.servicebus.bus import ServiceBus
 from tests.servicebus.entities.clock import ManualClock
+from tests.servicebus.limits import Limits
 from tests.servicebus.strict import Rule
 
 Broken = Callable[[ServiceBus], Awaitable[None]]
@@ -24,7 +25,7 @@ def breaks(rule: Rule) -> Callable[[Broken], Any]:
     def mark(test: Broken) -> Any:
         @pytest.mark.parametrize("strict", [True, False], ids=["strict", "lenient"])
         async def run(strict: bool) -> None:
-            bus = ServiceBus(clock=ManualClock(), strict=strict)
+            bus = ServiceBus(clock=ManualClock(), strict=strict, limits=Limits())
             bus.queue("orders")
             bus.queue("small", max_message_bytes=1_000)
             bus.queue("sessions", sessions=True)

@@ -13,7 +13,7 @@ async with ServiceBus() as bus:
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
@@ -21,20 +21,32 @@ from typing import Any, Final, Self
 from tests.servicebus.assumptions import Assumptions
 from tests.servicebus.authority import Authority, path_of
 from tests.servicebus.connection import Connection, Wire
-from tests.servicebus.entities.clock import Clock, SystemClock
+from tests.servicebus.entities.clock import Clock, ManualClock, SystemClock
 from tests.servicebus.entities.errors import Refused
 from tests.servicebus.entities.queue import Queue
 from tests.servicebus.entities.settings import Settings
 from tests.servicebus.entities.topic import Topic
 from tests.servicebus.faults import Faults
-from tests.servicebus.limits import Limits
+from tests.servicebus.limits import CBS, FOREVER, Limits
 from tests.servicebus.strict import Violations
 from tests.servicebus.wires import Listener, listen, listen_websocket
 
 KEY_NAME: Final = "RootManageSharedAccessKey"
 KEY: Final = "a key of a server for tests, and no secret"
 _DEAD: Final = "/$deadletterqueue"
+_MANAGEMENT: Final = "/$management"
 _SUBSCRIPTIONS: Final = "/subscriptions/"
+
+
+def _usable(keys: Mapping[str, str]) -> dict[str, str]:
+    """The keys, each of which can stand in a connection string."""
+    for name, key in keys.items():
+        good = (isinstance(each, str) and each.strip() and ";" not in each for each in (name, key))
+        if not all(good):
+            raise ValueError(f"keys: {name!r}: neither name nor key is empty or has a semicolon")
+    if not keys:
+        raise ValueError("keys: there must be one")
+    return dict(keys)
 
 
 class ServiceBus:
@@ -44,9 +56,14 @@ class ServiceBus:
         clock: the one clock of everything here; of its own a clock of the system.
         strict: write down which rules of the protocol clients break, in `violations`.
         assumptions: guesses about the service.
-        keys: shared access policies: name to key. The first is in `connection_string`.
+        keys: shared access policies: name to key. The first is in `connection_string`, so neither
+            is empty or has a semicolon.
         jwt: whether a token of the cloud is good; without it every one is.
-        limits: how long silence is borne.
+        limits: how long silence is borne; without them as the service does, and for ever on a
+            `ManualClock`.
+
+    Raises:
+        ValueError: a key can't be used.
     """
 
     def __init__(
@@ -61,10 +78,11 @@ class ServiceBus:
     ) -> None:
         self.clock = clock or SystemClock()
         self.assumptions = assumptions or Assumptions()
-        self.keys = dict(keys or {KEY_NAME: KEY})
+        self.keys = _usable({KEY_NAME: KEY} if keys is None else keys)
         self.authority = Authority(self.keys, jwt)
-        self.limits = limits or Limits()
-        self.faults = Faults(self.clock)
+        # Nobody keeps a connection alive while a clock jumps.
+        self.limits = limits or (FOREVER if isinstance(clock, ManualClock) else Limits())
+        self.faults = Faults(self.clock, self._path_of)
         self.violations = Violations(strict)
         self.connections: set[Connection] = set()
         self.port = 0
@@ -75,27 +93,63 @@ class ServiceBus:
     # --- entities -----------------------------------------------------------------------------
 
     def queue(self, name: str, **settings: Any) -> Queue:
-        """Create a queue; the settings are those of `Settings`."""
+        """Create a queue; the settings are those of `Settings`.
+
+        Raises:
+            ValueError: the name or a setting can't be, or the name is taken.
+        """
+        path = self._free(name)
         made = Queue(name, Settings(**settings), self.clock, self.assumptions)
-        self._add(name, made)
+        self._entities[path] = made
         return made
 
     def topic(self, name: str, subscriptions: Iterable[str] = (), **settings: Any) -> Topic:
-        """Create a topic; the settings are also those of its subscriptions."""
+        """Create a topic; the settings are also those of its subscriptions.
+
+        Raises:
+            ValueError: a name or a setting can't be, or a name is taken; then there is no topic.
+        """
+        path = self._free(name)
+        if isinstance(subscriptions, str):  # which is iterable too: a subscription per letter
+            text = f"subscriptions is {subscriptions!r}: names are wanted, as a list"
+            raise ValueError(text)  # noqa: TRY004  the error of every misuse here
         given = Settings(**settings)
         made = Topic(name, replace(given, sessions=False), self.clock, self.assumptions)
-        self._add(name, made)
         for each in subscriptions:
             made.subscribe(each, given)
+        self._entities[path] = made
         return made
 
-    def _add(self, name: str, made: Queue | Topic) -> None:
-        path = path_of(name)
-        if not path or path.startswith("$") or _SUBSCRIPTIONS in path:
+    def _free(self, name: str) -> str:
+        """The path of an entity to come."""
+        path = path_of(name) if isinstance(name, str) else ""
+        reserved = _SUBSCRIPTIONS in path or any(part[:1] == "$" for part in path.split("/"))
+        if not path.strip() or reserved:
             raise ValueError(f"{name!r} can't be the name of a queue or a topic")
         if path in self._entities:
             raise ValueError(f"there is a queue or a topic named {name!r}")
-        self._entities[path] = made
+        return path
+
+    def _path_of(self, address: str) -> str:
+        """The path of an entity that there is, or of a node: `$cbs`, or `$management` below one.
+
+        Raises:
+            ValueError: there is none.
+        """
+        path = path_of(address)
+        if path != CBS:
+            try:
+                self.find(path.removesuffix(_MANAGEMENT))
+            except Refused as refusal:
+                known = ", ".join(self._names()) or "none yet"
+                raise ValueError(f"{address!r} is no entity; those there are: {known}") from refusal
+        return path
+
+    def _names(self) -> Iterator[str]:
+        for entity in self._entities.values():
+            yield entity.name
+            if isinstance(entity, Topic):
+                yield from (queue.name for queue in entity.subscriptions.values())
 
     def find(self, address: str) -> Queue | Topic:
         """An entity by its path: a queue, a topic, a subscription, or a dead-letter queue.
@@ -134,7 +188,16 @@ class ServiceBus:
 
     @property
     def connection_string(self) -> str:
-        """For any client that knows the emulator's flag: plain TCP."""
+        """For any client that knows the emulator's flag: plain TCP.
+
+        Raises:
+            RuntimeError: the server does not listen for that.
+        """
+        if not self.port:
+            raise RuntimeError(
+                "the server does not listen for plain TCP: enter it with `async with`, "
+                "or await its listen()"
+            )
         name, key = next(iter(self.keys.items()))
         return (
             f"Endpoint=sb://127.0.0.1:{self.port};SharedAccessKeyName={name};"
@@ -156,6 +219,8 @@ class ServiceBus:
         return listener.port
 
     async def __aenter__(self) -> Self:
+        if isinstance(self.clock, SystemClock):
+            self.clock.resume()
         await self.listen()
         return self
 
@@ -168,8 +233,9 @@ class ServiceBus:
         await self.close()
 
     async def close(self) -> None:
-        """Stop listening, drop every connection, and stop the clock."""
-        for listener in self._listeners:
+        """Stop listening, drop every connection, and stop the clock. It can be entered again."""
+        listeners, self._listeners, self.port = self._listeners, [], 0
+        for listener in listeners:
             await listener.close()
         self.drop()
         if isinstance(self.clock, SystemClock):
@@ -208,8 +274,12 @@ class ServiceBus:
         condition: str = "amqp:link:detach-forced",
         description: str = "detached by the test",
     ) -> int:
-        """Detach every link of an entity with an error; returns how many."""
-        wanted, refusal = path_of(path), Refused(condition, description)
+        """Detach every link of an entity with an error; returns how many.
+
+        Raises:
+            ValueError: there is no such entity.
+        """
+        wanted, refusal = self._path_of(path), Refused(condition, description)
         found = [
             link
             for connection in self.connections

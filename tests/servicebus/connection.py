@@ -6,6 +6,7 @@ It knows no socket: bytes come in by `arrive`, and leave through a `Wire`.
 from __future__ import annotations
 
 import asyncio
+import math
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -255,7 +256,8 @@ class Connection:
         self.bus.faults.perform("open", "", self, apply, answer)
 
     def _our_open(self) -> Open:
-        idle = int(self.bus.limits.idle_timeout * 1000)
+        borne = self.bus.limits.idle_timeout
+        idle = None if math.isinf(borne) else int(borne * 1000)
         return Open("servicebus", None, MAX_FRAME, CHANNEL_MAX, idle)
 
     def _begin(self, number: int, body: Begin) -> None:

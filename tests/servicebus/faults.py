@@ -18,6 +18,7 @@ from typing import Final, Literal, Protocol, TypeVar
 
 from tests.servicebus.entities.clock import Clock
 from tests.servicebus.entities.errors import Refused
+from tests.servicebus.entities.numbers import finite, whole
 
 SETTLING: Final = ("complete", "abandon", "defer", "dead-letter", "release")
 MANAGEMENT: Final = (
@@ -37,6 +38,8 @@ OPERATIONS: Final = frozenset(
 )
 # What can't be answered can't be refused, and a delivery that never leaves is a delay without end.
 _UNANSWERED: Final = frozenset({"deliver", "release"})
+_BYTES: Final = ("transfer_bytes", "write_bytes")
+_ALWAYS: Final = ("to_client", "to_server")  # these have a value, if only 0
 
 Answer = TypeVar("Answer")
 Kind = Literal["drop-before", "drop-after", "swallow", "ignore", "delay", "refuse"]
@@ -91,17 +94,31 @@ class Shape:
 
     def __setattr__(self, name: str, value: float | None) -> None:
         """Refuse what can't be: a field is most often set in the middle of a test."""
-        least = 1 if name in ("transfer_bytes", "write_bytes") else 0
-        if value is not None and value < least:
-            raise ValueError(f"{name} is {value}: {least} at least, or None")
+        if name == "silent":
+            if not isinstance(value, bool):
+                raise ValueError(f"silent is {value!r}: True or False")
+        elif name in _BYTES:
+            if value is not None and not (whole(value) and value >= 1):
+                raise ValueError(f"{name} is {value!r}: 1 at least, a whole number, or None")
+        elif value is None:
+            if name in _ALWAYS:
+                raise ValueError(f"{name} is None: 0 at least, seconds that end")
+        elif not (finite(value) and value >= 0):
+            raise ValueError(f"{name} is {value!r}: 0 at least, seconds that end")
         object.__setattr__(self, name, value)
 
 
 @dataclass(slots=True)
 class Faults:
-    """The faults of one server; they happen in the order in which they were asked for."""
+    """The faults of one server; they happen in the order in which they were asked for.
+
+    Args:
+        clock: the server's.
+        path_of: the path of an entity as operations give it; raises ValueError if there is none.
+    """
 
     clock: Clock
+    path_of: Callable[[str], str] = str.lower
     shape: Shape = field(default_factory=Shape)
     waiting: list[Fault] = field(default_factory=list)
 
@@ -119,7 +136,7 @@ class Faults:
         Args:
             operation: one of `OPERATIONS`.
             applied: whether it takes effect.
-            entity: only at this one, by its path.
+            entity: only at this one, by its path; there must be one.
             times: how often; None is always.
             skip: how many to let through first.
         """
@@ -187,21 +204,23 @@ class Faults:
             raise ValueError(f"{fault.operation!r} is no operation: one of {known}")
         if fault.kind in ("refuse", "swallow", "ignore") and fault.operation in _UNANSWERED:
             raise ValueError(f"{fault.operation} has no answer to {fault.kind}")
-        if fault.times is not None and fault.times < 1:
-            raise ValueError(f"times is {fault.times}: how often it happens, or None for always")
-        if fault.skip < 0 or fault.seconds < 0:
-            raise ValueError(
-                f"skip is {fault.skip}, seconds is {fault.seconds}: neither is negative"
-            )
+        if fault.times is not None and not (whole(fault.times) and fault.times >= 1):
+            raise ValueError(f"times is {fault.times!r}: how often it happens, or None for always")
+        if not whole(fault.skip) or fault.skip < 0:
+            raise ValueError(f"skip is {fault.skip!r}: how many to let through, 0 at least")
+        if not finite(fault.seconds) or fault.seconds < 0:
+            raise ValueError(f"seconds is {fault.seconds!r}: a finite number, 0 at least")
         if fault.entity is not None:
-            fault.entity = fault.entity.lower()
+            if fault.operation == "open":
+                raise ValueError("open is of no entity")
+            fault.entity = self.path_of(fault.entity)
         self.waiting.append(fault)
         return fault
 
     def next(self, operation: str, entity: str) -> Fault | None:
         """What happens to this operation; it is used up by that."""
         for fault in self.waiting:
-            if fault.operation != operation or fault.entity not in (None, entity.lower()):
+            if fault.operation != operation or not _concerns(fault, entity.lower()):
                 continue
             if fault.skip:
                 fault.skip -= 1
@@ -252,3 +271,10 @@ def outcome_of(apply: Callable[[], Answer]) -> Answer | Refused:
         return apply()
     except Refused as refusal:
         return refusal
+
+
+def _concerns(fault: Fault, entity: str) -> bool:
+    """Whether it is for this entity; for the nodes `$cbs` and `$management` only by their names."""
+    if fault.entity is None:
+        return not entity.rpartition("/")[2].startswith(("$cbs", "$management"))
+    return fault.entity == entity

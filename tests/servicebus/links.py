@@ -211,10 +211,14 @@ class Outlet(Link):
         path: the entity.
         queue: the entity.
         locks: peek-lock, else receive-and-delete.
+        name: the link's name, by which requests refer to it.
     """
 
-    def __init__(self, channel: Channel, handle: int, path: str, queue: Queue, locks: bool) -> None:
+    def __init__(
+        self, channel: Channel, handle: int, path: str, queue: Queue, locks: bool, name: str
+    ) -> None:
         super().__init__(channel, handle, path)
+        self.name = name
         self.queue = queue
         self.locks = locks
         self.session: str | None = None

@@ -6,14 +6,14 @@ on is attach.py's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 from tests.servicebus.amqp.codec import DecodeError
 from tests.servicebus.amqp.types import Array, Int, Symbol, Timestamp
-from tests.servicebus.entities.errors import Refused
+from tests.servicebus.entities.errors import SESSION_LOST, Refused
 from tests.servicebus.entities.queue import Queue
 from tests.servicebus.entities.stored import Stored
 from tests.servicebus.entities.topic import Topic
@@ -40,6 +40,17 @@ _STATUS: Final = {
     _ARGUMENT: 400,
 }
 
+# What only the holder of a session may do to it.
+_OF_HOLDERS: Final = frozenset(
+    (
+        "renew-session-lock",
+        "update-disposition",
+        "receive-by-sequence-number",
+        "set-session-state",
+        "get-session-state",
+    )
+)
+
 # What an operation gives: the body of its answer, or None when there is nothing to give (204).
 Body = dict[str, Any] | None
 
@@ -51,17 +62,20 @@ class Desk:
     Args:
         entity: a queue, subscription or dead-letter queue; a topic only schedules.
         fills_id: give messages a message-id when they have none.
+        fenced: what is done to a session is done by its holder alone.
     """
 
     entity: Queue | Topic
     fills_id: bool
+    fenced: bool
 
-    def perform(self, operation: str, body: Any) -> Body:
+    def perform(self, operation: str, body: Any, held: Container[str]) -> Body:
         """Do what a request asks for.
 
         Args:
             operation: its name, without the prefix.
             body: the request's value.
+            held: the sessions that who asks holds.
 
         Raises:
             Refused: it can't be done; nothing was.
@@ -73,14 +87,22 @@ class Desk:
             known = _OPERATIONS.get(operation)
         if known is None:
             raise Refused("amqp:not-allowed", f"{operation!r} is no operation of this entity")
-        if not isinstance(body, dict):
-            raise Refused(_ARGUMENT, f"{operation}: the body is no map")
-        if not isinstance(body.get("session-id"), str | None):
-            raise Refused(_ARGUMENT, f"{operation}: a session-id is a string")
+        self._check(operation, body, held)
         try:
             return known(self, body)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise Refused(_ARGUMENT, f"{operation}: {type(error).__name__}: {error}") from error
+
+    def _check(self, operation: str, body: Any, held: Container[str]) -> None:
+        if not isinstance(body, dict):
+            raise Refused(_ARGUMENT, f"{operation}: the body is no map")
+        if not isinstance(body.get("session-id"), str | None):
+            raise Refused(_ARGUMENT, f"{operation}: a session-id is a string")
+        if self.fenced and operation in _OF_HOLDERS:
+            session = body.get("session-id")
+            if session is not None and session not in held:
+                text = f"{operation}: the lock of session {session!r} is not held, or was lost"
+                raise Refused(SESSION_LOST, text)
 
     @property
     def queue(self) -> Queue:

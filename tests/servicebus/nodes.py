@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.servicebus import outcomes
 from tests.servicebus.amqp.codec import DecodeError
@@ -12,7 +12,7 @@ from tests.servicebus.amqp.frames import Flow
 from tests.servicebus.authority import path_of, said
 from tests.servicebus.entities.errors import TOO_LARGE, Refused
 from tests.servicebus.limits import MAX_REQUEST
-from tests.servicebus.links import Intake, Link, credit_left
+from tests.servicebus.links import Intake, Link, Outlet, credit_left
 from tests.servicebus.management import PREFIX, Body, Desk, answered
 from tests.servicebus.requests import Request, reply, request
 from tests.servicebus.strict import Rule
@@ -113,7 +113,8 @@ def _put_token(channel: Channel, path: str, asked: Request) -> None:
 
     def apply() -> None:
         bus = connection.bus
-        end = bus.authority.put(connection.claims, kind, name, token, bus.clock.now())
+        now, lead = bus.clock.now(), bus.clock.lead()
+        end = bus.authority.put(connection.claims, kind, name, token, now, lead)
         connection.authorized_until(end)
 
     def answer(outcome: Refused | None) -> None:
@@ -126,12 +127,24 @@ def _put_token(channel: Channel, path: str, asked: Request) -> None:
 
 def _manage(channel: Channel, path: str, desk: Desk, asked: Request) -> None:
     operation = said(asked.words.get("operation")).removeprefix(PREFIX)
+    entity = path.removesuffix(MANAGEMENT)
+    name = asked.words.get("associated-link-name")
 
     def apply() -> Body:
-        return desk.perform(operation, asked.body)
+        return desk.perform(operation, asked.body, _held(channel, entity, name))
 
     def answer(outcome: Body | Refused) -> None:
         _reply(channel, path, asked, answered(asked, outcome))
 
-    entity = path.removesuffix(MANAGEMENT)
     channel.faults.perform(operation, entity, channel.connection, apply, answer)
+
+
+def _held(channel: Channel, path: str, name: Any) -> set[str]:
+    """The sessions that a connection holds, by the link a request names if it names one."""
+    return {
+        link.session
+        for each in channel.connection.channels.values()
+        for link in each.links.values()
+        if isinstance(link, Outlet) and link.path == path and link.session is not None
+        if name is None or link.name == name
+    }

@@ -8,6 +8,7 @@ the protocol leaves a way to go on, the connection goes on. Sections are those o
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 
@@ -72,6 +73,8 @@ class Violation:
 class Violations:
     """What was broken since the server began, when strict; nothing when not.
 
+    It can be counted and gone through, and is false as long as nothing was: `not bus.violations`.
+
     Args:
         strict: write down what is broken.
         most: how many to keep.
@@ -85,6 +88,15 @@ class Violations:
         """A rule was broken."""
         if self.strict and len(self.noted) < self.most:
             self.noted.append(Violation(rule, detail, connection))
+
+    def __len__(self) -> int:
+        return len(self.noted)
+
+    def __iter__(self) -> Iterator[Violation]:
+        return iter(self.noted)
+
+    def __bool__(self) -> bool:
+        return bool(self.noted)
 
     def rules(self) -> set[Rule]:
         """The rules that were broken at all."""

@@ -20,7 +20,8 @@ from azure.servicebus import ServiceBusMessage, ServiceBusSubQueue, TransportTyp
 from azure.servicebus.aio import ServiceBusClient
 
 from tests.ports import free_port
-from tests.servicebus.__main__ import main, settings_of
+from tests.servicebus.__main__ import arguments as arguments_of
+from tests.servicebus.__main__ import listen, main, namespace, settings_of
 from tests.servicebus.amqp.frames import AMQP_HEADER
 from tests.servicebus.bus import KEY, KEY_NAME
 from tests.servicebus.certificates import Certificates, make
@@ -30,8 +31,9 @@ pytestmark = pytest.mark.spec("T2")
 
 ROOT: Final = Path(__file__).parents[2]
 READY: Final = re.compile(
-    r"ready: (Endpoint=sb://127\.0\.0\.1:(\d+);SharedAccessKeyName=[^;]+;SharedAccessKey=[^;]+;"
-    r"UseDevelopmentEmulator=true)((?: (?:tls|websocket)=\d+)*)\n"
+    r"ready(?: on 127\.0\.0\.1((?: (?:tls|websocket)=\d+)+))?: "
+    r"(Endpoint=sb://127\.0\.0\.1:(\d+);SharedAccessKeyName=[^;]+;SharedAccessKey=[^;]+;"
+    r"UseDevelopmentEmulator=true)\n"
 )
 
 
@@ -64,9 +66,9 @@ async def serving(*arguments: str | Path) -> AsyncIterator[Server]:
             line = (await process.stdout.readline()).decode()
         ready = READY.fullmatch(line)
         assert ready, line
-        ports = (word.split("=") for word in ready[3].split())
+        ports = (word.split("=") for word in (ready[1] or "").split())
         others = {name: int(port) for name, port in ports}
-        yield Server(process, ready[1], int(ready[2]), others)
+        yield Server(process, ready[2], int(ready[3]), others)
     finally:
         if process.returncode is None:
             process.kill()
@@ -186,6 +188,33 @@ async def test_strict_tells_at_the_end_what_was_broken(strict: bool) -> None:
         assert said == ""
 
 
+async def test_strict_tells_everything_that_was_broken() -> None:
+    """A line for each time, with the connection that did it."""
+    async with serving("--strict") as server:
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(AMQP_HEADER)
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        said = await server.ended()
+    numbers = re.findall(r"^rule 1 \(2\.2\): .*; connection (\d): .*$", said, re.MULTILINE)
+    assert numbers == ["1", "2", "3"]
+    assert said.count("\n") == 3
+
+
+async def test_the_connection_string_is_always_last() -> None:
+    """Whoever takes everything behind the first `: ` has it, with further ports and without."""
+    for more in ([], ["--websocket-port", "0"]):
+        bus = namespace(options := arguments_of(more))
+        try:
+            line = await listen(bus, options, None)
+            assert line.partition(": ")[2] == bus.connection_string
+            assert line.startswith("ready on 127.0.0.1 websocket=" if more else "ready: Endpoint=")
+        finally:
+            await bus.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -198,6 +227,15 @@ async def test_strict_tells_at_the_end_what_was_broken(strict: bool) -> None:
         ("--queue", "argument --queue: expected one argument"),
         ("--topic events:", "--topic events:: a subscription has no name"),
         ("--topic events:a:A", "--topic events:a:A: events has a subscription 'A'"),
+        (
+            "--topic events:audit,session:billing",
+            "--topic events:audit,session:billing: words belong to the topic: put them before",
+        ),
+        ("--queue q,lock=inf", "--queue q,lock=inf: lock_seconds is inf: it must be more than 0"),
+        ("--queue q,ttl=nan", "--queue q,ttl=nan: ttl is nan: it must be more than 0"),
+        ("--queue q/$management", "'q/$management' can't be the name of a queue or a topic"),
+        ("--topic events:a/b", "--topic events:a/b: 'a/b' can't be the name of a subscription"),
+        ("--key a=b;c", "--key: keys: 'a': neither name nor key is empty or has a semicolon"),
         ("--key secret", "--key 'secret': it is NAME=KEY"),
         ("--port 70000", "argument --port: '70000' is no port: 0 to 65535"),
         ("--port -1", "argument --port: '-1' is no port"),

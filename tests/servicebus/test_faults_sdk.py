@@ -9,6 +9,7 @@ from azure.servicebus import (
     ServiceBusMessage,
     ServiceBusReceiveMode,
 )
+from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import (
     MessageLockLostError,
     OperationTimeoutError,
@@ -200,3 +201,19 @@ async def test_a_delivery_is_late(bus: ServiceBus) -> None:
         receiver = client.get_queue_receiver("orders", prefetch_count=3)
         assert texts(await received(receiver, 3)) == ["0", "1", "2"]
     await until(lambda: not bus.connections)
+
+
+async def test_a_refused_attach_is_not_that_of_a_node(
+    bus: ServiceBus, client: ServiceBusClient
+) -> None:
+    """A fault of `attach` that names no entity leaves `$cbs` and `$management` alone."""
+    bus.queue("orders")
+    fault = bus.faults.refuse("attach", "amqp:not-allowed")
+    with pytest.raises(ServiceBusError, match="not-allowed"):
+        await client.get_queue_sender("orders").__aenter__()
+    assert fault.met == 1
+    named = bus.faults.refuse("attach", "amqp:not-allowed", entity="orders/$management")
+    async with client.get_queue_receiver("orders") as receiver:
+        with pytest.raises(ServiceBusError):
+            await receiver.peek_messages(1)
+    assert named.met == 1

@@ -18,7 +18,7 @@ BARE = "amqp:connection:forced"
 
 def served(clock: ManualClock, limits: Limits | None = None) -> ServiceBus:
     """A server with a queue."""
-    bus = ServiceBus(clock=clock, strict=True, limits=limits)
+    bus = ServiceBus(clock=clock, strict=True, limits=limits or Limits())
     bus.queue("orders")
     bus.queue("sessions", sessions=True)
     return bus

@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import count
 
+from tests.servicebus.entities.numbers import finite
+
 
 class Timer:
     """A call to come. Cancelling it twice, or after it ran, does nothing."""
@@ -41,6 +43,10 @@ class Clock(ABC):
     @abstractmethod
     def now(self) -> float:
         """The time."""
+
+    def lead(self) -> float:
+        """Seconds that it is ahead of the machine's time, by which clients sign their tokens."""
+        return self.now() - _wall()
 
     def at(self, when: float, call: Callable[[], None]) -> Timer:
         """Call at that time, or as soon as possible when it has passed; never from inside `at`."""
@@ -72,23 +78,34 @@ class Clock(ABC):
         call()
 
 
+def _wall() -> float:
+    return time.time()  # noqa: TID251  this is who owns it here
+
+
 class ManualClock(Clock):
     """Stands still until it is told to go on.
 
     Args:
-        start: seconds since the epoch.
+        start: seconds since the epoch; the machine's time unless given, because clients compare
+            the ends of locks with that.
     """
 
-    def __init__(self, start: float = 1_700_000_000.0) -> None:
+    def __init__(self, start: float | None = None) -> None:
         super().__init__()
-        self._now = start
+        self._now = _wall() if start is None else start
 
     def now(self) -> float:
         """The time."""
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Go on, running each timer that comes due at its own time."""
+        """Go on, running each timer that comes due at its own time.
+
+        Raises:
+            ValueError: there is no going back, and no end of time.
+        """
+        if not finite(seconds) or seconds < 0:
+            raise ValueError(f"seconds is {seconds!r}: it must be a finite number, 0 or more")
         until = self._now + seconds
         while (when := self._next()) is not None and when <= until:
             self._now = max(self._now, when)
@@ -105,7 +122,7 @@ class SystemClock(Clock):
 
     def __init__(self) -> None:
         super().__init__()
-        self._offset = time.time() - time.monotonic()  # noqa: TID251  this is who owns it here
+        self._offset = _wall() - time.monotonic()  # noqa: TID251
         self._handle: asyncio.TimerHandle | None = None
         self._armed = 0.0
 
@@ -120,12 +137,14 @@ class SystemClock(Clock):
         return timer
 
     def close(self) -> None:
-        """Drop every timer."""
-        self._heap.clear()
-        self._cancelled = 0
+        """Leave the loop alone. The timers stay: who made them still counts on them."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+
+    def resume(self) -> None:
+        """Go on after `close`: what has come due meanwhile runs on the loop's next turn."""
+        self._arm()
 
     def _arm(self) -> None:
         when = self._next()

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
+
+from tests.servicebus.entities.numbers import finite, whole
+
+_OPTIONAL: Final = ("ttl", "duplicate_window", "max_bytes")
+_LONGEST: Final = 922_337_203_685  # seconds, the most that the service can be told
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +42,26 @@ class Settings:
     enabled: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("lock_seconds", "ttl", "duplicate_window", "max_bytes"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} is {value!r}: it must be more than 0")
-        for name in ("max_delivery_count", "max_message_bytes"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}: it must be a whole number, 1 or more")
+        for name in ("lock_seconds", "ttl", "duplicate_window"):
+            self._check(name, "more than 0, a number of seconds that ends", _is_time)
+        for name in ("max_delivery_count", "max_message_bytes", "max_bytes"):
+            self._check(name, "a whole number, 1 or more", _is_count)
+        for name in ("sessions", "dead_letter_on_expiry", "enabled"):
+            self._check(name, "True or False", _is_flag)
+
+    def _check(self, name: str, wanted: str, good: Callable[[object], bool]) -> None:
+        value = getattr(self, name)
+        if not good(value) and not (value is None and name in _OPTIONAL):
+            raise ValueError(f"{name} is {value!r}: it must be {wanted}")
+
+
+def _is_time(value: object) -> bool:
+    return finite(value) and 0 < value <= _LONGEST
+
+
+def _is_count(value: object) -> bool:
+    return whole(value) and value >= 1
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)

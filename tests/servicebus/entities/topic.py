@@ -46,8 +46,11 @@ class Topic:
         """A new subscription, which gets what becomes active from now on.
 
         Raises:
-            ValueError: there is one of that name, whatever the case of its letters.
+            ValueError: there is one of that name, whatever the case of its letters, or it can't be
+                one.
         """
+        if not isinstance(name, str) or not name.strip() or "/" in name or "$" in name:
+            raise ValueError(f"{name!r} can't be the name of a subscription")
         if any(name.lower() == each.lower() for each in self.subscriptions):
             raise ValueError(f"{self.name} has a subscription {name!r}")
         made = Queue(
