@@ -24,16 +24,18 @@ JOBS ?= $(shell nproc 2> /dev/null || echo 2)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help run run-aws servers peers test static unit contract servicebus coverage-core docs \
-	cluster coverage-edges faults notebooks bench bench-memory bench-servicebus bench-sqs format \
-	spec simulate soak clean
+.PHONY: help run run-aws run-azure servers peers test static unit contract servicebus coverage-core \
+	docs cluster coverage-edges faults notebooks bench bench-azure bench-memory bench-servicebus \
+	bench-sqs format spec simulate soak clean
 
 help:
 	@echo "make run        the main job: 336,776 flights through a queue and Ray, with a checked result"
 	@echo "make run-aws    27,004 of them through SQS FIFO, as a server on this machine speaks it"
+	@echo "make run-azure  the same through Service Bus sessions, as a server on this machine speaks it"
 	@echo "make test       the whole gate, cheapest first; stops at the first failure"
 	@echo "make peers      what some tests skip without: Qpid Proton and @azure/service-bus (cc, node, npm)"
 	@echo "make bench      the engine's speed as ratios, in JSON lines; four minutes"
+	@echo "make bench-azure  our receiver at Service Bus beside bare loops of the SDK; the pipeline"
 	@echo "make bench-memory  ten million messages, and a million sessions: is memory flat?"
 	@echo "make bench-servicebus  what our Service Bus server costs beside the SDK, and its memory"
 	@echo "make bench-sqs  our receiver at SQS beside a bare loop of the SDK; the pipeline at ministack"
@@ -78,6 +80,11 @@ run-aws: $(STAMP) $(SERVERS)
 	@$(BIN)/python -m tests.sqs.with_ministack \
 		$(BIN)/queue-runtime run configs/aws.yaml --until-empty --json
 
+# The same against Service Bus, as our own server speaks it: an aircraft is a session.
+run-azure: $(STAMP)
+	@$(BIN)/python -m tests.servicebus.with_server flights,session,lock=60 \
+		$(BIN)/queue-runtime run configs/azure.yaml --until-empty --json
+
 # --- the gate -------------------------------------------------------------------------------------
 
 test: static unit contract servicebus coverage-core docs cluster coverage-edges faults notebooks
@@ -96,9 +103,10 @@ unit: $(STAMP)
 
 contract: $(STAMP) $(SERVERS)
 	@echo "--- contract and command-line tests"
-	$(PYTEST) tests/contract $(wildcard tests/cli) --ignore tests/contract/aws $(COVER) --cov-append
-	@echo "--- SQS: its contract, on servers of our own machine; it waits more than it works"
-	$(PYTEST) tests/sqs tests/contract/aws -n 4 $(COVER) --cov-append
+	$(PYTEST) tests/contract $(wildcard tests/cli) --ignore tests/contract/aws \
+		--ignore tests/contract/azure $(COVER) --cov-append
+	@echo "--- SQS and Service Bus, on servers of our own machine: they wait more than they work"
+	$(PYTEST) tests/sqs tests/contract/aws tests/contract/azure -n 5 $(COVER) --cov-append
 
 # Our own counterpart of the service, which knows nothing of `pipeline`: no coverage is taken.
 servicebus: $(STAMP)
@@ -133,6 +141,9 @@ notebooks: $(STAMP) $(SERVERS)
 
 bench: $(STAMP)
 	@RAY_AUTH_MODE=disabled $(BIN)/python -m tests.benchmarks
+
+bench-azure: $(STAMP)
+	@RAY_AUTH_MODE=disabled $(BIN)/python -m tests.benchmarks.azure
 
 bench-memory: $(STAMP)
 	@RAY_AUTH_MODE=disabled $(BIN)/python -m tests.benchmarks.memory

@@ -12,6 +12,7 @@ Example:
 """
 
 from pipeline.config.aws import AwsConnection, AwsQueue
+from pipeline.config.azure import AzureConnection, AzureQueue
 from pipeline.config.load import dump, load, parse, resolved
 from pipeline.config.models import (
     Batch,
@@ -35,6 +36,8 @@ from pipeline.config.secrets import resolve
 __all__ = [
     "AwsConnection",
     "AwsQueue",
+    "AzureConnection",
+    "AzureQueue",
     "Batch",
     "CallRetry",
     "CircuitBreaker",

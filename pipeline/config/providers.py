@@ -1,7 +1,6 @@
 """Which model judges a connection and a queue: that of its provider.
 
-A provider brings a model of its connections and one of its queues (SPEC P16). One that is still to
-come is known by name, so that choosing it says so.
+A provider brings a model of its connections and one of its queues (SPEC P16).
 """
 
 from __future__ import annotations
@@ -15,23 +14,30 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BeforeValidator
 
 from pipeline.config.aws import AwsConnection, AwsQueue
+from pipeline.config.azure import AzureConnection, AzureQueue
 from pipeline.config.memory import MemoryConnection, MemoryQueue
 from pipeline.config.references import Problem, closest, mapping, provider_of
 from pipeline.config.rules import Model, error_of
 
-_AnyConnection: TypeAlias = MemoryConnection | AwsConnection
-_AnyQueue: TypeAlias = MemoryQueue | AwsQueue
+_AnyConnection: TypeAlias = MemoryConnection | AwsConnection | AzureConnection
+_AnyQueue: TypeAlias = MemoryQueue | AwsQueue | AzureQueue
 _CONNECTION_MODELS: Mapping[str, type[_AnyConnection]] = {
     "memory": MemoryConnection,
     "aws_sqs": AwsConnection,
+    "azure_service_bus": AzureConnection,
 }
-_QUEUE_MODELS: Mapping[str, type[_AnyQueue]] = {"memory": MemoryQueue, "aws_sqs": AwsQueue}
+_QUEUE_MODELS: Mapping[str, type[_AnyQueue]] = {
+    "memory": MemoryQueue,
+    "aws_sqs": AwsQueue,
+    "azure_service_bus": AzureQueue,
+}
+_NAMED = (AwsQueue, AzureQueue)
+"""Those whose queues are called there as here, unless they say otherwise."""
 # The extra to install, and the module that shows whether it is.
 _EXTRAS: Mapping[str, tuple[str, str]] = {
     "aws_sqs": ("aws", "aioboto3"),
     "azure_service_bus": ("azure", "azure.servicebus"),
 }
-_LATER = ("azure_service_bus",)
 
 
 def _installed(module: str) -> bool:
@@ -58,18 +64,15 @@ def _connection(value: object) -> object:
 
 def _unusable(provider: object) -> str:
     """Why no connection of this provider can be made; "" when one can."""
-    known = [*_CONNECTION_MODELS, *_LATER]
+    known = list(_CONNECTION_MODELS)
     if provider is None:
         return f"missing: name one of: {', '.join(known)}"
     if not isinstance(provider, str) or provider not in known:
         return f"{closest(provider, known)}must be one of: {', '.join(known)}"
-    reasons = []
     extra, module = _EXTRAS.get(provider, ("", ""))
     if module and not _installed(module):
-        reasons.append(f"needs pip install 'queue-runtime[{extra}]' ({module} is missing)")
-    if provider in _LATER:
-        reasons.append("this version does not have that provider yet")
-    return ", and ".join(reasons)
+        return f"needs pip install 'queue-runtime[{extra}]' ({module} is missing)"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ def with_providers(data: Mapping[str, object]) -> Mapping[str, object]:
         if not isinstance(queue, Mapping):
             return _Given(queue, MemoryQueue)  # no mapping at all: any model says so
         model = _QUEUE_MODELS.get(provider_of(queue.get("connection"), connections))
-        if model is AwsQueue and queue.get("name") is None:
+        if model in _NAMED and queue.get("name") is None and queue.get("topic") is None:
             queue = {**queue, "name": name}
         return _Given(queue, model)
 

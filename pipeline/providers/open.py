@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.breaker import BreakerPolicy
 from pipeline.clock import Clock
-from pipeline.config import AwsConnection, AwsQueue, MemoryQueue, RuntimeConfig
+from pipeline.config import (
+    AwsConnection,
+    AwsQueue,
+    AzureConnection,
+    AzureQueue,
+    MemoryQueue,
+    RuntimeConfig,
+)
 from pipeline.errors import ConfigurationError
 from pipeline.providers.gate import ConnectionCalls, Gate
 from pipeline.providers.guarded import GuardedProvider
@@ -66,6 +73,8 @@ def open_provider(
         raise ConfigurationError(f"there is no connection {connection!r}; there are: {known}")
     if isinstance(settings, AwsConnection):
         real = _aws(config, connection, settings, clock)
+    elif isinstance(settings, AzureConnection):
+        real = _azure(config, connection, settings, clock)
     else:
         real = _memory(config, connection, broker, clock)
     patience = config.timeouts.send
@@ -106,10 +115,6 @@ def _aws(config: RuntimeConfig, connection: str, settings: AwsConnection, clock:
     from pipeline.providers.aws import AwsProvider
     from pipeline.providers.aws.sdk import Limits
 
-    attempts: dict[str, int] = {}
-    for pipeline in config.pipelines.values():
-        most = pipeline.retry.max_attempts
-        attempts[pipeline.queue] = max(attempts.get(pipeline.queue, 0), most)
     return AwsProvider(
         connection,
         settings,
@@ -120,5 +125,34 @@ def _aws(config: RuntimeConfig, connection: str, settings: AwsConnection, clock:
         },
         Limits(config.timeouts.connect, config.timeouts.send, config.timeouts.receive),
         clock,
-        attempts,
+        _attempts(config),
     )
+
+
+def _azure(
+    config: RuntimeConfig, connection: str, settings: AzureConnection, clock: Clock
+) -> Provider:
+    from pipeline.providers.azure import AzureProvider
+    from pipeline.providers.azure.sdk import Limits
+
+    return AzureProvider(
+        connection,
+        settings,
+        {
+            str(name): queue
+            for name, queue in config.queues.items()
+            if queue.connection == connection and isinstance(queue, AzureQueue)
+        },
+        Limits(config.timeouts.connect, config.timeouts.send, config.timeouts.receive),
+        clock,
+        _attempts(config),
+    )
+
+
+def _attempts(config: RuntimeConfig) -> dict[str, int]:
+    """By queue, how often the handlers that read it may try a message."""
+    attempts: dict[str, int] = {}
+    for pipeline in config.pipelines.values():
+        most = pipeline.retry.max_attempts
+        attempts[pipeline.queue] = max(attempts.get(pipeline.queue, 0), most)
+    return attempts

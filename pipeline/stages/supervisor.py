@@ -249,6 +249,8 @@ class Supervisor:
             return False
         if depth.available or depth.in_hand or depth.scheduled:
             return False
+        if depth.oldest_age is not None:  # where nothing is counted: there is one, maybe locked
+            return False
         return parts.exact_depth or figures.idle  # a guess alone proves nothing
 
     async def drain(self) -> Drained:

@@ -1,10 +1,9 @@
 """`make bench-sqs`: our receiver at SQS beside a bare loop of the SDK, and the whole pipeline.
 
-The receiver alone: the real core with its ledger and settler, the real provider behind its guard,
-and a router that completes every row at once; our endpoint, in a process of its own, answers with
-prepared replies. The bare loop receives ten and deletes ten, with as many calls under way, in the
-same process. In turn, three rounds, medians. The pipeline runs on Ray and at ministack, whose speed
-it mostly is.
+The receiver alone (`one_receiver`); our endpoint, in a process of its own, answers with prepared
+replies. The bare loop receives ten and deletes ten, with as many calls under way, in the same
+process. In turn, three rounds, medians. The pipeline runs on Ray and at ministack, whose speed it
+mostly is.
 """
 
 from __future__ import annotations
@@ -14,26 +13,18 @@ import os
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
 from typing import Any
 
 import aioboto3
 import aiohttp
-import numpy as np
 from botocore.config import Config
 
 from actors.process import tune
 from actors.runtime import Runtime
 from pipeline import Message
-from pipeline.batch import MessageBatch
-from pipeline.clock import SystemClock
 from pipeline.config import RuntimeConfig, parse
-from pipeline.outcomes import Part
-from pipeline.providers.open import open_provider
-from pipeline.slots import SlotTable
-from pipeline.stages.calls import Header
-from pipeline.stages.receiver import ReceiverCore, ReceiverSettings
 from tests.benchmarks.alone import run, show
+from tests.benchmarks.one_receiver import receiving, timed
 from tests.benchmarks.ours import ROOT
 from tests.sqs.servers import ministack, own
 
@@ -42,34 +33,13 @@ CALLS = 16
 """Receives at once, and so many deletes: what a connection has unless told otherwise."""
 SIZE = 256
 OURS = 'queue-runtime={"id":"0190a0b1-0000-7000-8000-000000000000","type":"application/json"}'
-WARM, SECONDS, ROUNDS = 1.0, 3.0, 3
+ROUNDS = 3
 COUNT, PORTION = 4_000, 200
 _KEYS = {
     "AWS_ACCESS_KEY_ID": "local",
     "AWS_SECRET_ACCESS_KEY": "local",
     "AWS_DEFAULT_REGION": "us-east-1",
 }
-
-
-class Everything:
-    """A router that has handled every row already."""
-
-    async def run(self, header: Header, batch: MessageBatch) -> Part:
-        """All of them are completed."""
-        return Part(completed=np.arange(len(batch)), last=True)
-
-    async def more(self, caller: str, epoch: int, number: int, part: int) -> Part:
-        """Nobody has to ask."""
-        raise AssertionError("every call was answered in one part")
-
-
-async def timed(done: Callable[[], int]) -> tuple[float, float]:
-    """Messages a second, and microseconds of CPU a message, once it is warm."""
-    await asyncio.sleep(WARM)
-    count, began, cpu = done(), time.perf_counter(), time.process_time()
-    await asyncio.sleep(SECONDS)
-    count, seconds, cpu = done() - count, time.perf_counter() - began, time.process_time() - cpu
-    return count / seconds, cpu * 1e6 / count
 
 
 async def looped(
@@ -100,42 +70,6 @@ def config(endpoint: str, client: str = "lean", **queue: Any) -> RuntimeConfig:
             "state": {"store": "memory"},
         }
     )
-
-
-@asynccontextmanager
-async def receiving(settings: RuntimeConfig) -> AsyncIterator[ReceiverCore]:
-    """A receiver at work, as its actor makes it."""
-    clock = SystemClock()
-    provider = open_provider(settings, "main", clock=clock)
-    await provider.start()
-    errors: list[BaseException] = []
-    limits = settings.pipelines["events"]
-    core = ReceiverCore(
-        ReceiverSettings(
-            name="events/0",
-            epoch=1,
-            ordered=settings.queues["events"].ordered,
-            messages=limits.credit.messages,
-            bytes=limits.credit.bytes,
-            batch_rows=limits.batch.rows,
-            batch_bytes=limits.batch.bytes,
-        ),
-        await provider.receiver("events"),
-        provider.capabilities("events"),
-        await provider.source("events"),
-        [Everything()],
-        SlotTable.spread(1, 1),
-        clock,
-        errors.append,
-    )
-    await core.start()
-    try:
-        yield core
-        if errors:
-            raise errors[0]
-    finally:
-        await core.close()
-        await provider.close()
 
 
 async def ours(endpoint: str, client: str) -> tuple[float, float]:

@@ -39,13 +39,15 @@ def test_the_configuration_of_the_readme_is_right(shop: Path, command: Callable[
 
 
 @pytest.mark.spec("T4", "P1")
-def test_the_configuration_for_sqs_moves_the_same_pipeline(
-    shop: Path, command: Callable[..., Any]
+@pytest.mark.parametrize("provider", ["aws_sqs", "azure_service_bus"])
+def test_the_configuration_for_a_cloud_moves_the_same_pipeline(
+    shop: Path, command: Callable[..., Any], provider: str
 ) -> None:
     """Its connections and queues in the place of the first ones."""
-    first, sqs = blocks("yaml")
+    first, *clouds = blocks("yaml")
+    [cloud] = [text for text in clouds if f"provider: {provider}," in text]
     kept = re.sub(r"^(connections|queues):.*\n(  .*\n)*", "", first, flags=re.MULTILINE)
-    (shop / "shop.yaml").write_text(sqs + kept)
+    (shop / "shop.yaml").write_text(cloud + kept)
     ended = command("check", "shop.yaml")
     assert (ended.code, ended.err) == (0, "")
 

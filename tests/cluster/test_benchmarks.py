@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from tests.benchmarks import engine
+from tests.benchmarks import azure, engine
+from tests.benchmarks.bus import served
+from tests.benchmarks.one_receiver import Span
 from tests.benchmarks.ours import ROOT, Case, ours
 
 
@@ -33,3 +35,20 @@ def test_the_profile_books_each_sample() -> None:
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     result = json.loads(done.stdout)
     assert sum(result["steps"].values()) == pytest.approx(result["cpu_us_per_message"], rel=0.2)
+
+
+@pytest.mark.spec("T5")
+async def test_the_receiver_at_service_bus_is_measured() -> None:
+    """Beside the SDK's loops, without sessions and with, and through short sessions; no Ray."""
+    span = Span(warm=0.0, measured=0.5)
+    async with served() as bus:
+        await bus.tell("delay", 0.001)
+        for sessions in (0, 2):
+            for gathered in (False, True):
+                rate, spent = await azure.bare(bus, sessions, span, gathered=gathered)
+                assert rate > 0
+                assert spent > 0
+            rate, spent = await azure.ours(bus, sessions, span)
+            assert rate > 0
+            assert spent > 0
+        assert (await azure.short_sessions(bus, held=4, count=8))["sessions"] == 8

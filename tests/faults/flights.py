@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from actors.runtime import Runtime
 from pipeline import Message, QueueClient
 from pipeline.config import parse
 from pipeline.examples.flights import Flights, Tally
+from pipeline.examples.flights_expected import expected_figures
 from tests.faults import journal
 
 _PAUSE = 0.25
@@ -31,15 +32,21 @@ class Place:
         queue: keys of the queue, beside those that are the same everywhere.
         portion: how many messages are sent at once.
         pause: seconds that each message takes, so that there are enough in hand.
+        aircraft: of how many the flights are, the busiest; None: of all.
+        retry: what is done about calls that fail.
+        timeouts: how long calls may take, beside what is the same everywhere.
     """
 
     connection: dict[str, Any]
     queue: dict[str, Any]
     portion: int
     pause: float
+    aircraft: int | None = None
+    retry: dict[str, Any] = field(default_factory=dict)
+    timeouts: dict[str, float] = field(default_factory=dict)
 
 
-MEMORY = Place({"provider": "memory"}, {}, 2_000, 0.0)
+MEMORY = Place({"provider": "memory"}, {"visibility": 3.0}, 2_000, 0.0)
 
 
 def sqs(endpoint: str, directory: Path) -> Place:
@@ -48,7 +55,25 @@ def sqs(endpoint: str, directory: Path) -> Place:
     key.write_text("local")
     keys = dict.fromkeys(("access_key_id", "secret_access_key"), f"file:{key}")
     connection = {"provider": "aws_sqs", "region": "us-east-1", "endpoint": endpoint, **keys}
-    return Place(connection, {"name": "flights.fifo", "create": True, "poll": 1.0}, 150, 0.25)
+    queue = {"name": "flights.fifo", "create": True, "poll": 1.0, "visibility": 3.0}
+    return Place(connection, queue, 150, 0.25)
+
+
+def service_bus(connection_string: str, directory: Path, portion: int) -> Place:
+    """Our Service Bus server: few aircraft, because a session is a connection of its own there."""
+    key = directory / "connection-string"
+    key.write_text(connection_string)
+    connection = {"provider": "azure_service_bus", "connection_string": f"file:{key}"}
+    # A name of its own for each send, so that one whose answer was lost can be made again.
+    queue = {
+        "lock": 5.0,
+        "max_delivery_count": 100,
+        "duplicate_detection": True,
+        "held_sessions": 16,
+    }
+    # One send may be hit by several faults: the feed does without none of its messages.
+    retry = {"max_attempts": 10, "initial": 0.1, "maximum": 2.0}
+    return Place(connection, queue, portion, 0.02, aircraft=40, retry=retry, timeouts={"send": 3.0})
 
 
 class Part(Flights):
@@ -57,21 +82,29 @@ class Part(Flights):
     Args:
         count: how many; more while `going`, for a run has to last for as long as it is killed at.
         portion: how many are sent at once.
+        aircraft: of how many, the busiest; None: of all.
     """
 
-    def __init__(self, count: int, portion: int = MEMORY.portion) -> None:
+    def __init__(
+        self, count: int, portion: int = MEMORY.portion, aircraft: int | None = None
+    ) -> None:
         super().__init__()
         self.count = count
         self.portion = portion
         self.going = False
+        self._tails = None if aircraft is None else _busiest(self._path, aircraft)
 
     def messages(self) -> Iterator[Message]:
         """One message a flight, in order."""
-        return islice(super().messages(), self.count)
+        return islice(self._all(), self.count)
+
+    def _all(self) -> Iterator[Message]:
+        messages, tails = super().messages(), self._tails
+        return messages if tails is None else (one for one in messages if one.session in tails)
 
     async def feed(self, client: QueueClient) -> None:
         """Send them, portion by portion."""
-        messages, count = super().messages(), 0
+        messages, count = self._all(), 0
         while size := self.portion if self.going else min(self.portion, self.count - count):
             portion = list(islice(messages, size))
             if not portion:  # the whole file was sent
@@ -82,6 +115,12 @@ class Part(Flights):
             count += len(portion)
             self.count = max(self.count, count)
             await asyncio.sleep(_PAUSE)
+
+
+def _busiest(path: Path, count: int) -> set[str | None]:
+    figures = expected_figures(path)
+    del figures[None]
+    return set(sorted(figures, key=lambda tail: (-figures[tail].flights, tail))[:count])
 
 
 @dataclass(slots=True)
@@ -102,7 +141,7 @@ class Ending:
 
 
 def config(directory: Path, name: str, handler: str, place: Place = MEMORY) -> dict[str, Any]:
-    """The flights with two actors of each kind, locks of 3 s and durable state."""
+    """The flights with two actors of each kind, locks of a few seconds and durable state."""
     return {
         "name": name,
         "connections": {"main": dict(place.connection)},
@@ -111,7 +150,6 @@ def config(directory: Path, name: str, handler: str, place: Place = MEMORY) -> d
                 "connection": "main",
                 "fifo": True,
                 "sessionless": "spread",
-                "visibility": 3.0,
             }
             | place.queue
         },
@@ -125,7 +163,8 @@ def config(directory: Path, name: str, handler: str, place: Place = MEMORY) -> d
             }
         },
         "state": {"store": "sqlite", "path": str(directory / "state.sqlite")},
-        "timeouts": {"answer": 12.0},
+        "timeouts": {"answer": 12.0, **place.timeouts},
+        "retry": dict(place.retry),
     }
 
 
@@ -134,7 +173,7 @@ async def flying(
     directory: Path, name: str, count: int, bug: str = "", place: Place = MEMORY
 ) -> AsyncIterator[tuple[Runtime, list[Ending]]]:
     """A run that is being fed; when the block is over it goes to its end, which is then judged."""
-    job = Part(count, place.portion)
+    job = Part(count, place.portion, place.aircraft)
     handler = journal.write_module(directory, bug, place.pause)
     settings = config(directory, name, handler, place)
     runtime = Runtime(parse(settings), path=[str(directory)])

@@ -102,6 +102,7 @@ async def test_errors_are_told_by_name() -> None:
         (Figures(), False, False),
         (Figures(idle=True), False, True),
         (Figures(idle=True, depth=Depth(available=1)), False, False),
+        (Figures(idle=True, depth=Depth(oldest_age=0.1)), False, False),
         (Figures(idle=True, receivers={"in_hand": 1}), False, False),
     ],
 )
