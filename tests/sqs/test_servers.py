@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import SSLError
 
-from tests.sqs import servers, tls
+from tests.servicebus import certificates
+from tests.sqs import servers
 from tests.sqs.canned import Canned
 from tests.sqs.endpoint import Endpoint
 from tests.sqs.rig import At, bodies, client
@@ -43,8 +44,8 @@ def test_a_server_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 async def test_tls_with_a_private_ca(tmp_path: Path) -> None:
     """Who knows the CA gets through, others don't."""
-    made = tls.make(tmp_path)
-    async with Endpoint(tls=made.server_context()) as endpoint:
+    made = certificates.make(tmp_path)
+    async with Endpoint(tls=made.context()) as endpoint:
         endpoint.create("q")
         async with client(endpoint.url, verify=str(made.ca)) as sqs:
             assert (await sqs.get_queue_url(QueueName="q"))["QueueUrl"].startswith("https://")

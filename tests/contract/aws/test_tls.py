@@ -11,7 +11,7 @@ from pipeline import errors
 from pipeline.message import Message
 from pipeline.providers.port import Sent
 from tests.contract.aws.own import STANDARD, bodies, both_clients, own, want
-from tests.sqs import tls
+from tests.servicebus import certificates
 from tests.sqs.endpoint import Endpoint
 
 
@@ -21,8 +21,8 @@ async def test_a_private_authority(
     client: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It works with its bundle, or unchecked with a warning, and else with nobody."""
-    made = tls.make(tmp_path)
-    endpoint = Endpoint(tls=made.server_context())
+    made = certificates.make(tmp_path)
+    endpoint = Endpoint(tls=made.context())
     trusted = {"ca_bundle": str(made.ca)}
     async with own(client, STANDARD, sqs=endpoint, keys=trusted) as at:
         [sent] = await at.send(Message(b"x"))
@@ -47,12 +47,13 @@ async def test_a_private_authority(
 @pytest.mark.spec("P9", "P10")
 async def test_the_hot_calls_check_the_certificate_too(client: str, tmp_path: Path) -> None:
     """A server that shows another certificate later is refused by each of them."""
-    first, second = tls.make(_at(tmp_path, "first")), tls.make(_at(tmp_path, "second"))
-    endpoint = Endpoint(tls=first.server_context())
+    first = certificates.make(_at(tmp_path, "first"))
+    second = certificates.make(_at(tmp_path, "second"))
+    endpoint = Endpoint(tls=first.context())
     async with own(client, STANDARD, sqs=endpoint, keys={"ca_bundle": str(first.ca)}) as at:
         sender, lane = await at.provider.sender(at.queue), await at.receiver()
         await endpoint.down()
-        endpoint._tls = second.server_context()
+        endpoint._tls = second.context()
         await endpoint.up()
         [sent] = await sender.send([Message(b"x")])
         assert isinstance(sent, errors.ConnectionFailed)
@@ -80,9 +81,9 @@ async def test_what_awss_own_tools_trust_is_trusted(
     client: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`AWS_CA_BUNDLE` holds for every call where the connection names no bundle."""
-    made = tls.make(tmp_path)
+    made = certificates.make(tmp_path)
     monkeypatch.setenv("AWS_CA_BUNDLE", str(made.ca))
-    async with own(client, STANDARD, sqs=Endpoint(tls=made.server_context())) as at:
+    async with own(client, STANDARD, sqs=Endpoint(tls=made.context())) as at:
         [sent] = await at.send(Message(b"x"))
         assert isinstance(sent, Sent)
         assert bodies(await (await at.receiver()).receive(want(wait=1.0))) == ["x"]

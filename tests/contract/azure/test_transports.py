@@ -15,8 +15,8 @@ from pipeline.providers.azure import sdk
 from pipeline.providers.port import Sent
 from tests.contract.azure.bench import broken_rules
 from tests.contract.azure.scene import bodies, bring, messages, provided
+from tests.servicebus import certificates
 from tests.servicebus.bus import ServiceBus
-from tests.sqs import tls
 
 NAMESPACE = "orders.servicebus.windows.net"
 
@@ -49,13 +49,13 @@ async def test_a_namespace_behind_an_endpoint_with_a_private_authority(
     transport: str, tmp_path: Path, identity: Identity
 ) -> None:
     """The namespace has its own name, the endpoint another; the certificate is checked."""
-    made = tls.make(tmp_path)
+    made = certificates.make(tmp_path)
     async with ServiceBus(strict=True, jwt=lambda token: token == "a token") as bus:
         bus.queue("q")
         if transport == "amqp":
-            port = await bus.listen(tls=made.server_context())
+            port = await bus.listen(tls=made.context())
         else:
-            port = await bus.listen_websocket(tls=made.server_context())
+            port = await bus.listen_websocket(tls=made.context())
         connection = AzureConnection(
             namespace=NAMESPACE,
             endpoint=f"sb://127.0.0.1:{port}",
@@ -80,10 +80,10 @@ async def test_a_namespace_behind_an_endpoint_with_a_private_authority(
 
 @pytest.mark.spec("P8", "P10", "P12")
 async def test_a_token_that_is_refused(identity: Identity, tmp_path: Path) -> None:
-    made = tls.make(tmp_path)
+    made = certificates.make(tmp_path)
     async with ServiceBus(jwt=lambda token: False) as bus:
         bus.queue("q")
-        port = await bus.listen(tls=made.server_context())
+        port = await bus.listen(tls=made.context())
         connection = AzureConnection(
             namespace=NAMESPACE, endpoint=f"sb://127.0.0.1:{port}", ca_bundle=str(made.ca)
         )
@@ -103,9 +103,9 @@ async def test_an_identity_that_gives_no_token(
         raise ClientAuthenticationError("no identity here")
 
     monkeypatch.setattr(identity, "get_token", refuse)
-    made = tls.make(tmp_path)
+    made = certificates.make(tmp_path)
     async with ServiceBus() as bus:
-        port = await bus.listen(tls=made.server_context())
+        port = await bus.listen(tls=made.context())
         connection = AzureConnection(
             namespace=NAMESPACE, endpoint=f"sb://127.0.0.1:{port}", ca_bundle=str(made.ca)
         )
