@@ -8,7 +8,7 @@ refused a provider whose extra is not installed, naming the extra.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.breaker import BreakerPolicy
 from pipeline.clock import Clock
@@ -21,12 +21,15 @@ from pipeline.config import (
     RuntimeConfig,
 )
 from pipeline.errors import ConfigurationError
+from pipeline.providers.configured import Limits
 from pipeline.providers.gate import ConnectionCalls, Gate
 from pipeline.providers.guarded import GuardedProvider
 
 if TYPE_CHECKING:
     from pipeline.providers.memory import BrokerCalls
     from pipeline.providers.port import Provider
+
+_Queue = TypeVar("_Queue", MemoryQueue, AwsQueue, AzureQueue)
 
 
 def open_provider(
@@ -98,11 +101,7 @@ def _memory(
 ) -> Provider:
     from pipeline.providers.memory import MemoryBroker, MemoryProvider
 
-    queues = {
-        str(name): queue
-        for name, queue in config.queues.items()
-        if queue.connection == connection and isinstance(queue, MemoryQueue)
-    }
+    queues = _queues(config, connection, MemoryQueue)
     return MemoryProvider(
         broker or MemoryBroker(queues, clock),
         queues,
@@ -113,17 +112,12 @@ def _memory(
 
 def _aws(config: RuntimeConfig, connection: str, settings: AwsConnection, clock: Clock) -> Provider:
     from pipeline.providers.aws import AwsProvider
-    from pipeline.providers.aws.sdk import Limits
 
     return AwsProvider(
         connection,
         settings,
-        {
-            str(name): queue
-            for name, queue in config.queues.items()
-            if queue.connection == connection and isinstance(queue, AwsQueue)
-        },
-        Limits(config.timeouts.connect, config.timeouts.send, config.timeouts.receive),
+        _queues(config, connection, AwsQueue),
+        _limits(config),
         clock,
         _attempts(config),
     )
@@ -133,20 +127,29 @@ def _azure(
     config: RuntimeConfig, connection: str, settings: AzureConnection, clock: Clock
 ) -> Provider:
     from pipeline.providers.azure import AzureProvider
-    from pipeline.providers.azure.sdk import Limits
 
     return AzureProvider(
         connection,
         settings,
-        {
-            str(name): queue
-            for name, queue in config.queues.items()
-            if queue.connection == connection and isinstance(queue, AzureQueue)
-        },
-        Limits(config.timeouts.connect, config.timeouts.send, config.timeouts.receive),
+        _queues(config, connection, AzureQueue),
+        _limits(config),
         clock,
         _attempts(config),
     )
+
+
+def _queues(config: RuntimeConfig, connection: str, kind: type[_Queue]) -> dict[str, _Queue]:
+    """The keys of the queues that use a connection, by their names."""
+    return {
+        str(name): queue
+        for name, queue in config.queues.items()
+        if queue.connection == connection and isinstance(queue, kind)
+    }
+
+
+def _limits(config: RuntimeConfig) -> Limits:
+    timeouts = config.timeouts
+    return Limits(timeouts.connect, timeouts.send, timeouts.receive)
 
 
 def _attempts(config: RuntimeConfig) -> dict[str, int]:

@@ -18,8 +18,9 @@ from pipeline.providers.aws.polls import Polls
 from pipeline.providers.aws.queues import Queues, check_order, check_redrive
 from pipeline.providers.aws.receipts import MAX_LOCK, Receipts
 from pipeline.providers.aws.receiver import LaneSettings, SqsReceiver
-from pipeline.providers.aws.sdk import Limits, Sdk
+from pipeline.providers.aws.sdk import Sdk
 from pipeline.providers.aws.sender import SqsSender
+from pipeline.providers.configured import Limits
 from pipeline.providers.guard import Guard
 from pipeline.providers.port import Capabilities, Count, Depth, SessionSupport
 

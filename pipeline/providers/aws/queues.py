@@ -12,6 +12,7 @@ from pipeline.config import AwsQueue
 from pipeline.errors import ConfigurationError, PermissionDenied, QueueNotFound
 from pipeline.providers.aws.errors import PROVIDER
 from pipeline.providers.aws.sdk import Sdk
+from pipeline.providers.configured import keys_of
 
 _log = logging.getLogger("queue_runtime.sqs")
 _READ = [
@@ -84,11 +85,7 @@ class Queues:
         Raises:
             QueueNotFound: the configuration names no such queue.
         """
-        found = self._settings.get(queue)
-        if found is None:
-            known = ", ".join(sorted(self._settings)) or "none"
-            raise QueueNotFound(f"the configuration names no queue {queue!r}; it names: {known}")
-        return found
+        return keys_of(self._settings, queue)
 
     def known(self, queue: str) -> Found | None:
         """The queue, if it was found before."""

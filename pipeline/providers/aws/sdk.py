@@ -7,7 +7,6 @@ import logging
 import ssl
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -23,6 +22,7 @@ from pipeline.errors import ConfigurationError, QueueError
 from pipeline.providers.aws.calls import CHANGE, DELETE, RECEIVE, SEND, Answer, about
 from pipeline.providers.aws.errors import from_exception
 from pipeline.providers.aws.pools import Pool
+from pipeline.providers.configured import Limits
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
@@ -38,21 +38,6 @@ _METHODS = {
     DELETE: "delete_message_batch",
     CHANGE: "change_message_visibility_batch",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Time-outs in seconds (SPEC P6).
-
-    Args:
-        connect: to connect.
-        send: for a call that waits for nothing but its answer.
-        receive: for a receive, beyond what SQS may keep it.
-    """
-
-    connect: float
-    send: float
-    receive: float
 
 
 class Sdk:

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from pipeline.message import Message, is_header, is_text
 from pipeline.outcomes import Reason
 from pipeline.providers.aws import bodies
+from pipeline.providers.columns import columns_of_rows
 
 Raw: TypeAlias = Mapping[str, Any]
 """A message as ReceiveMessage gives it."""
@@ -248,27 +249,7 @@ def group_of(message: Raw) -> str | None:
 
 def columns_of(messages: Sequence[Raw], sequences: Sequence[int]) -> dict[str, list[Any]]:
     """The columns of what was received, but for the lock's and the holding."""
-    names = (
-        "id",
-        "session",
-        "sequence",
-        "delivery_count",
-        "body",
-        "content_type",
-        "correlation_id",
-        "attributes",
-        "time_to_live",
-        "not_before",
-        "deduplication_id",
-        "traceparent",
-        "tracestate",
-        "enqueued_at",
-        "provider_id",
-        "dead_letter_reason",
-        "dead_letter_description",
-    )
-    rows = list(map(_row, messages, sequences))
-    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    return columns_of_rows(map(_row, messages, sequences))
 
 
 def _row(message: Raw, sequence: int) -> tuple[Any, ...]:

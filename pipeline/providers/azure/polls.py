@@ -9,8 +9,9 @@ from typing import Any
 
 from pipeline.errors import MessageLockLost, QueueError
 from pipeline.providers.azure.line import Line
-from pipeline.providers.azure.sdk import Limits, Ways
+from pipeline.providers.azure.sdk import Ways
 from pipeline.providers.azure.settle import Receipt
+from pipeline.providers.configured import Limits
 
 _log = logging.getLogger("queue_runtime.servicebus")
 _FIRST, _LONGEST = 0.002, 0.02

@@ -10,13 +10,14 @@ from typing import TypeAlias
 
 from pipeline.clock import Clock
 from pipeline.config import AzureConnection, AzureQueue
-from pipeline.errors import ConfigurationError, QueueError, QueueNotFound
+from pipeline.errors import ConfigurationError, QueueError
 from pipeline.providers.azure.errors import PROVIDER
 from pipeline.providers.azure.peeks import Peeks
 from pipeline.providers.azure.receiver import MOST, AzureReceiver
-from pipeline.providers.azure.sdk import Limits, Sdk
+from pipeline.providers.azure.sdk import Sdk
 from pipeline.providers.azure.sender import AzureSender
 from pipeline.providers.azure.sessions import AzureSessionReceiver
+from pipeline.providers.configured import Limits, keys_of
 from pipeline.providers.guard import Guard
 from pipeline.providers.port import Capabilities, Count, Depth, SessionSupport
 
@@ -224,8 +225,4 @@ class AzureProvider:
         return guard
 
     def _settings(self, queue: str) -> AzureQueue:
-        settings = self._queues.get(queue)
-        if settings is None:
-            known = ", ".join(sorted(self._queues)) or "none"
-            raise QueueNotFound(f"the configuration names no queue {queue!r}; it names: {known}")
-        return settings
+        return keys_of(self._queues, queue)

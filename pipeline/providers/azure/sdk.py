@@ -22,26 +22,12 @@ from pipeline.config import AzureConnection, AzureQueue, resolve
 from pipeline.config.aws import address_of
 from pipeline.errors import ConfigurationError
 from pipeline.providers.azure.line import Line
+from pipeline.providers.configured import Limits
 
 _log = logging.getLogger("queue_runtime.servicebus")
 _READ = 0.02
 """Seconds after which a read that brings nothing lets go of the socket: what waits to be written,
 or for an answer that another call has read, waits so long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Time-outs in seconds (SPEC P6).
-
-    Args:
-        connect: to connect, and to be let in.
-        send: for a call that waits for nothing but its answer.
-        receive: for a receive, beyond its wait.
-    """
-
-    connect: float
-    send: float
-    receive: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from azure.servicebus.amqp import AmqpAnnotatedMessage
 
 from pipeline.message import is_header, is_text
 from pipeline.outcomes import Reason
+from pipeline.providers.columns import columns_of_rows
 
 OURS = "queue-runtime"
 """The application property that is ours."""
@@ -69,30 +70,9 @@ def size_of(message: ServiceBusReceivedMessage) -> int:
     return len(_bytes_of(message.raw_amqp_message)[0])
 
 
-_NAMES = (
-    "id",
-    "session",
-    "sequence",
-    "delivery_count",
-    "body",
-    "content_type",
-    "correlation_id",
-    "attributes",
-    "time_to_live",
-    "not_before",
-    "deduplication_id",
-    "traceparent",
-    "tracestate",
-    "enqueued_at",
-    "provider_id",
-    "dead_letter_reason",
-    "dead_letter_description",
-)
-
-
 def columns_of(messages: Sequence[ServiceBusReceivedMessage]) -> dict[str, list[Any]]:
     """The columns of what was received, but for the lock's and the holding; not for no messages."""
-    return dict(zip(_NAMES, map(list, zip(*map(_row, messages), strict=True)), strict=True))
+    return columns_of_rows(map(_row, messages))
 
 
 def _row(message: ServiceBusReceivedMessage) -> tuple[Any, ...]:

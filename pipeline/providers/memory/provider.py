@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipeline.errors import QueueNotFound
+from pipeline.providers.configured import keys_of
 from pipeline.providers.guard import Guard
 from pipeline.providers.memory.calls import BrokerCalls, Counters
 from pipeline.providers.memory.receiver import MAX_RECEIVE, MemoryReceiver
@@ -148,8 +148,4 @@ class MemoryProvider:
             await each.close()
 
     def _settings(self, queue: str) -> QueueSettings:
-        settings = self._queues.get(queue)
-        if settings is None:
-            known = ", ".join(sorted(self._queues)) or "none"
-            raise QueueNotFound(f"the configuration names no queue {queue!r}; it names: {known}")
-        return settings
+        return keys_of(self._queues, queue)

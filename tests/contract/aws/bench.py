@@ -16,7 +16,8 @@ from pipeline.clock import SystemClock
 from pipeline.config import AwsConnection, parse
 from pipeline.errors import QueueNotFound
 from pipeline.providers.aws import AwsProvider
-from pipeline.providers.aws.sdk import Limits, Sdk
+from pipeline.providers.aws.sdk import Sdk
+from pipeline.providers.configured import Limits
 from pipeline.providers.open import open_provider
 from pipeline.providers.port import Capabilities, Count, SessionSupport
 from tests.contract.suite import Bench, ProviderContract, Wanted

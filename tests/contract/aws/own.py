@@ -17,7 +17,7 @@ from pipeline.message import Message
 from pipeline.providers.aws import AwsProvider
 from pipeline.providers.aws.receipts import Receipt
 from pipeline.providers.aws.receiver import SqsReceiver
-from pipeline.providers.aws.sdk import Limits
+from pipeline.providers.configured import Limits
 from pipeline.providers.port import Received, Sent, Want
 from tests.contract.aws.bench import connection
 from tests.sqs.endpoint import Endpoint

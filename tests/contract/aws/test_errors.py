@@ -15,7 +15,7 @@ from pipeline.errors import ProviderError, QueueError
 from pipeline.message import Message
 from pipeline.providers.aws.calls import CHANGE, DELETE, RECEIVE, SEND
 from pipeline.providers.aws.errors import from_code
-from pipeline.providers.aws.sdk import Limits
+from pipeline.providers.configured import Limits
 from tests.contract.aws.own import STANDARD, Own, both_clients, own, receipts, want
 from tests.sqs import faults
 from tests.sqs.endpoint import Endpoint

@@ -12,7 +12,7 @@ from pipeline.clock import SystemClock
 from pipeline.config import AzureConnection, AzureQueue
 from pipeline.message import Message
 from pipeline.providers.azure import AzureProvider
-from pipeline.providers.azure.sdk import Limits
+from pipeline.providers.configured import Limits
 from pipeline.providers.port import Received, Receiver, Want
 from tests.servicebus.bus import ServiceBus
 

@@ -16,8 +16,9 @@ from azure.servicebus import ServiceBusMessage
 from pipeline.clock import SystemClock
 from pipeline.config import AzureConnection, AzureQueue
 from pipeline.providers.azure.line import Line
-from pipeline.providers.azure.sdk import Limits, Sdk
+from pipeline.providers.azure.sdk import Sdk
 from pipeline.providers.azure.sessions import AzureSessionReceiver
+from pipeline.providers.configured import Limits
 from pipeline.providers.guard import Guard
 from pipeline.providers.port import Received, Want
 from tests.servicebus.bus import ServiceBus

@@ -12,7 +12,8 @@ from pipeline.clock import SystemClock
 from pipeline.config import AzureConnection
 from pipeline.errors import ConfigurationError, MessageNotFound, Unsupported
 from pipeline.providers.azure import AzureProvider, peeks, sdk
-from pipeline.providers.azure.sdk import Limits, Sdk, Ways
+from pipeline.providers.azure.sdk import Sdk, Ways
+from pipeline.providers.configured import Limits
 from pipeline.providers.port import DeadLetter, Sent, Want
 from tests.contract.azure.bench import broken_rules
 from tests.contract.azure.scene import CONNECTION, STRING, bodies, bring, messages, provided

@@ -17,7 +17,8 @@ from pipeline.clock import SystemClock
 from pipeline.config import AzureConnection, AzureQueue, MemoryQueue
 from pipeline.handlers.api import Handler
 from pipeline.providers.azure import AzureProvider
-from pipeline.providers.azure.sdk import Limits, Sdk
+from pipeline.providers.azure.sdk import Sdk
+from pipeline.providers.configured import Limits
 from pipeline.retry import RetryPolicy
 from pipeline.testing.flow import Flow, FlowSettings
 from tests.servicebus.bus import ServiceBus
