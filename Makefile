@@ -24,24 +24,27 @@ JOBS ?= $(shell nproc 2> /dev/null || echo 2)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help run run-aws run-azure servers peers test static unit contract servicebus coverage-core \
-	docs cluster coverage-edges faults notebooks bench bench-azure bench-memory bench-servicebus \
-	bench-sqs format spec simulate soak clean
+.PHONY: help run run-aws run-azure run-sealed servers peers test static unit contract servicebus coverage-core \
+	docs cluster coverage-edges faults notebooks bench bench-azure bench-crypto bench-memory \
+	bench-servicebus bench-sqs format spec simulate fuzz soak clean
 
 help:
 	@echo "make run        the main job: 336,776 flights through a queue and Ray, with a checked result"
 	@echo "make run-aws    27,004 of them through SQS FIFO, as a server on this machine speaks it"
 	@echo "make run-azure  the same through Service Bus sessions, as a server on this machine speaks it"
+	@echo "make run-sealed the main job with sealed bodies; its key is made, in .keys.json"
 	@echo "make test       the whole gate, cheapest first; stops at the first failure"
 	@echo "make peers      what some tests skip without: Qpid Proton and @azure/service-bus (cc, node, npm)"
 	@echo "make bench      the engine's speed as ratios, in JSON lines; four minutes"
 	@echo "make bench-azure  our receiver at Service Bus beside bare loops of the SDK; the pipeline"
+	@echo "make bench-crypto  what sealing and opening cost: the cipher, then the pipeline beside plain bodies"
 	@echo "make bench-memory  ten million messages, and a million sessions: is memory flat?"
 	@echo "make bench-servicebus  what our Service Bus server costs beside the SDK, and its memory"
 	@echo "make bench-sqs  our receiver at SQS beside a bare loop of the SDK; the pipeline at ministack"
 	@echo "make format     format the code and repair what ruff can"
 	@echo "make spec       which requirements have tests, and which have none"
 	@echo "make simulate   SEEDS=20000 runs of the cores with seeded faults; each is repeated by its seed"
+	@echo "make fuzz       COUNT=1000000 random and changed envelopes; SEED=... repeats a run"
 	@echo "make soak       an hour of kills on a real Ray, and 100,000 seeds of the simulation"
 	@echo "make clean      remove .venv and everything the tools left behind"
 
@@ -50,7 +53,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing queue-runtime and what it needs into .venv (once; some minutes on a slow line)"
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e ".[cluster,aws,azure,examples,dev]"
+		-e ".[cluster,aws,azure,crypto,examples,dev]"
 	@touch $@
 
 $(SERVERS): tests/servers.txt | $(STAMP)
@@ -84,6 +87,11 @@ run-aws: $(STAMP) $(SERVERS)
 run-azure: $(STAMP)
 	@$(BIN)/python -m tests.servicebus.with_server flights,session,lock=60 \
 		$(BIN)/queue-runtime run configs/azure.yaml --until-empty --json
+
+# The main job with sealed bodies: nobody reads or alters one on its way.
+run-sealed: $(STAMP)
+	@test -e .keys.json || $(BIN)/queue-runtime keys new configs/sealed.yaml
+	@$(BIN)/queue-runtime run configs/sealed.yaml --until-empty --json
 
 # --- the gate -------------------------------------------------------------------------------------
 
@@ -145,6 +153,10 @@ bench: $(STAMP)
 bench-azure: $(STAMP)
 	@RAY_AUTH_MODE=disabled $(BIN)/python -m tests.benchmarks.azure
 
+bench-crypto: $(STAMP)
+	@$(BIN)/python -m tests.benchmarks.crypto
+	@RAY_AUTH_MODE=disabled $(BIN)/python -m tests.benchmarks.sealed
+
 bench-memory: $(STAMP)
 	@RAY_AUTH_MODE=disabled $(BIN)/python -m tests.benchmarks.memory
 
@@ -163,6 +175,9 @@ spec: $(STAMP)
 
 simulate: $(STAMP)
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --start $(START) --jobs $(JOBS)
+
+fuzz: $(STAMP)
+	@$(BIN)/python -m tests.fuzz --count $(or $(COUNT),1000000) --seed $(or $(SEED),0)
 
 soak: $(STAMP)
 	RAY_AUTH_MODE=disabled $(BIN)/python -m tests.faults --seconds $(or $(SECONDS),3600) --seed $(or $(SEED),0)

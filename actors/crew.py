@@ -105,37 +105,44 @@ class Crew:
             place.end()
 
 
-class Connections:
-    """The connection actors of a run, which all its pipelines share.
+class SharedActors:
+    """The actors of a run that all its pipelines share: connections, and the crypto pool.
 
     Args:
         topology: makes them.
+        pool: how many crypto actors there are.
     """
 
-    def __init__(self, topology: Topology) -> None:
-        self.places = {
+    def __init__(self, topology: Topology, pool: int) -> None:
+        self.connections = {
             name: _Place(partial(topology.connection, name)) for name in topology.config.connections
         }
+        self.pool = [_Place(partial(topology.crypto, number)) for number in range(pool)]
 
     async def start(self) -> None:
         """Make and start all.
 
         Raises:
+            ConfigurationError: the encryption keys can't be used.
             Timeout: an actor did not start.
         """
-        for place in self.places.values():
+        for place in self._places:
             place.make()
-        await asyncio.gather(*(place.begin() for place in self.places.values()))
+        await asyncio.gather(*(place.begin() for place in self._places))
 
     @property
     def processes(self) -> dict[str, Process]:
         """Where each actor runs, by its name."""
-        return {one.name: one.process for one in self.places.values() if one.process is not None}
+        return {one.name: one.process for one in self._places if one.process is not None}
 
     def end(self) -> None:
         """End every actor now."""
-        for place in self.places.values():
+        for place in self._places:
             place.end()
+
+    @property
+    def _places(self) -> Sequence[_Place]:
+        return (*self.connections.values(), *self.pool)
 
 
 class _Place:

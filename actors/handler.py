@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -15,7 +15,8 @@ from actors.process import Process, process, tune
 from pipeline.batch import MessageBatch
 from pipeline.client import QueueClient
 from pipeline.clock import SystemClock, monotonic
-from pipeline.config import RuntimeConfig, import_exception, import_object
+from pipeline.config import ReplayConfig, RuntimeConfig, import_exception, import_object
+from pipeline.crypto.envelope import PLAIN, is_sealed
 from pipeline.errors import ConfigurationError, MessageTooLarge, QueueError, QueueNotFound
 from pipeline.errors import ValidationError as InvalidValue
 from pipeline.handlers.api import Handler
@@ -31,6 +32,10 @@ from pipeline.stages.handler import HandlerCore, HandlerSettings
 from pipeline.stages.supervisor import Said
 from pipeline.state.open import open_store
 from pipeline.telemetry import log
+
+if TYPE_CHECKING:
+    from pipeline.crypto.bodies import Bodies
+    from pipeline.crypto.nonces import NonceBook
 
 
 class ThreadHands:
@@ -83,6 +88,7 @@ class Checks:
 
     def __init__(self, config: RuntimeConfig) -> None:
         self._queues = config.queues
+        self._sealed = config.crypto.enabled
 
     def check(self, queue: str, message: Message) -> None:
         """Raise what is wrong with it."""
@@ -93,6 +99,8 @@ class Checks:
         if settings.fifo and settings.sessionless == "reject" and message.session is None:
             rule = f"is needed: queue {queue!r} keeps sessions in order"
             raise InvalidValue("Message.session", rule)
+        if self._sealed and is_sealed(message.body):
+            raise InvalidValue("Message.body", PLAIN, f"{len(message.body)} bytes")
         if len(message.body) > settings.max_message_size:
             raise MessageTooLarge(len(message.body), settings.max_message_size)
 
@@ -108,6 +116,7 @@ class HandlerActor:
         path: Sequence[str],
         brokers: dict[str, BrokerCalls],
         shared: Mapping[str, ConnectionCalls],
+        pool: Bodies | None,
     ) -> None:
         self._config = config
         self._pipeline = pipeline
@@ -115,6 +124,7 @@ class HandlerActor:
         self._name = name
         self._brokers = brokers
         self._shared = shared
+        self._pool = pool
         self._core: HandlerCore | None = None
         self._client: QueueClient | None = None
         self._error: str | None = None
@@ -138,7 +148,11 @@ class HandlerActor:
                 "decorate it with @handler"
             )
         self._client = QueueClient(
-            self._config, brokers=self._brokers, shared=self._shared, user=self._name
+            self._config,
+            brokers=self._brokers,
+            shared=self._shared,
+            user=self._name,
+            bodies=self._pool,
         )
         await self._client.start()
         self._core = HandlerCore(
@@ -160,6 +174,8 @@ class HandlerActor:
                 concurrency=settings.concurrency,
                 threads=settings.threads,
                 batch_rows=settings.batch.rows,
+                redacted=self._config.dead_letter.redacts(self._config.crypto),
+                nonces=_nonces(self._config.crypto.replay),
             ),
             handler,
             open_store(self._config, self._pipeline, SystemClock()),
@@ -231,3 +247,12 @@ class HandlerActor:
 
     def _fatal(self, error: BaseException) -> None:
         self._error = self._error or f"{type(error).__name__}: {error}"
+
+
+def _nonces(settings: ReplayConfig) -> NonceBook | None:
+    """What finds sealed bodies that come a second time, where that is wanted."""
+    if not settings.enabled:
+        return None
+    from pipeline.crypto.nonces import NonceBook
+
+    return NonceBook(settings.window, settings.most)

@@ -26,6 +26,8 @@ from pipeline.telemetry import log
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
 
+    from pipeline.crypto.bodies import Bodies
+
 
 class ReceiverActor:
     """Takes messages in, sends them on, settles them."""
@@ -38,6 +40,7 @@ class ReceiverActor:
         epoch: int,
         broker: RemoteBroker | None,
         shared: ConnectionCalls,
+        pool: Bodies | None,
     ) -> None:
         self._config = config
         self._pipeline = pipeline
@@ -45,6 +48,7 @@ class ReceiverActor:
         self._epoch = epoch
         self._broker = broker
         self._shared = shared
+        self._bodies = pool
         self._provider: GuardedProvider | None = None
         self._core: ReceiverCore | None = None
         self._error: str | None = None
@@ -71,6 +75,12 @@ class ReceiverActor:
             user=f"receiver:{name}",
         )
         await provider.start()
+        if self._bodies is None and self._config.crypto.enabled:
+            from pipeline.crypto.open import open_bodies
+
+            self._bodies = open_bodies(self._config.crypto, clock, self._fatal)
+        if self._bodies is not None:
+            await self._bodies.start()
         self._core = ReceiverCore(
             _settings(self._config, settings, name, self._epoch),
             await provider.receiver(
@@ -82,6 +92,7 @@ class ReceiverActor:
             table,
             clock,
             self._fatal,
+            self._bodies,
         )
         tune()
         await self._core.start()
@@ -113,7 +124,10 @@ class ReceiverActor:
     @ray.method
     async def close(self) -> int:
         """Drain 5."""
-        return 0 if self._core is None else await self._core.close()
+        left = 0 if self._core is None else await self._core.close()
+        if self._bodies is not None:
+            await self._bodies.close()
+        return left
 
     @ray.method(concurrency_group="control")
     async def stats(self) -> Said:
@@ -143,5 +157,6 @@ def _settings(
         wait=config.timeouts.receive,
         hold=settings.retry.hold,
         sessions=settings.sessions,
+        key_wait=config.crypto.key_wait,
         retry=RetryPolicy(**config.retry.model_dump()),
     )

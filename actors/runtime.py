@@ -16,8 +16,8 @@ import ray
 
 from actors.broker import RemoteBroker
 from actors.calls import answer, end
-from actors.crew import Connections, Crew
-from actors.topology import Topology, shared_connections
+from actors.crew import Crew, SharedActors
+from actors.topology import Topology, pool_size, shared_connections
 from pipeline.client import QueueClient
 from pipeline.clock import SystemClock
 from pipeline.config import RuntimeConfig, import_object, load, parse
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("queue_runtime.runtime")
 _LOOK = 0.2
 """Seconds between two looks at the actors."""
+_POOL = 2
+"""Crypto actors on a cluster of several machines."""
 _SUMMARY = 60.0
 """Seconds between two summaries in the log."""
 
@@ -76,12 +78,12 @@ class Look:
     Args:
         pipelines: each one's figures.
         at: the running loop's time.
-        connections: their circuit breakers.
+        shared: the connections' circuit breakers, and the crypto pool.
     """
 
     pipelines: dict[str, Figures] = field(default_factory=dict)
     at: float = 0.0
-    connections: Shared = field(default_factory=Shared)
+    shared: Shared = field(default_factory=Shared)
 
     def total(self, part: str, name: str) -> int:
         """One counter of all pipelines' receivers, routers or handlers, added up."""
@@ -98,13 +100,13 @@ class Look:
     @property
     def missing(self) -> list[str]:
         """Which actors don't work just now, and why: they are being replaced, or wait."""
-        parts: tuple[Shared | Figures, ...] = (self.connections, *self.pipelines.values())
+        parts: tuple[Shared | Figures, ...] = (self.shared, *self.pipelines.values())
         return [why for figures in parts for why in figures.missing]
 
     @property
     def errors(self) -> list[str]:
         """Which actors can't go on."""
-        parts: tuple[Shared | Figures, ...] = (self.connections, *self.pipelines.values())
+        parts: tuple[Shared | Figures, ...] = (self.shared, *self.pipelines.values())
         return [error for figures in parts for error in figures.errors]
 
 
@@ -132,7 +134,7 @@ class Runtime:
         self._status: ActorProxy[StatusActor] | None = None
         self._supervisor: Supervisor | None = None
         self._actors: dict[str, Crew] = {}
-        self._connections: Connections | None = None
+        self._shared: SharedActors | None = None
         self._watch: asyncio.Task[None] | None = None
         self._news = asyncio.Condition()
         self._looks = 0
@@ -210,8 +212,8 @@ class Runtime:
 
     async def _start(self) -> None:
         # Here, because the actors have another current directory, and perhaps another home.
-        nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        self.config = located(self.config, nodes=sum(node["Alive"] for node in nodes))
+        alive = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+        self.config = _pooled(located(self.config, nodes=alive), nodes=alive)
         topology = Topology(self.config, self._path)
         await self._start_queues(topology)
         await forget(self.config, SystemClock())  # now no other run of this name is active
@@ -220,8 +222,8 @@ class Runtime:
     async def _start_queues(self, topology: Topology) -> None:
         self._status = await topology.status()
         self._brokers = await topology.brokers()
-        self._connections = Connections(topology)
-        await self._connections.start()
+        self._shared = SharedActors(topology, pool_size(self.config))
+        await self._shared.start()
         self._client = QueueClient(
             self.config,
             brokers=self._brokers,
@@ -245,7 +247,8 @@ class Runtime:
             self.client.depth,
             limits,
             answer=config.timeouts.answer,
-            connections=None if self._connections is None else self._connections.places,
+            connections=None if self._shared is None else self._shared.connections,
+            pool=() if self._shared is None else self._shared.pool,
         )
         self._watch = asyncio.ensure_future(self._watch_all(topology))
         _log.info("started %d pipelines of %s", len(parts), config.name)
@@ -269,7 +272,7 @@ class Runtime:
     @property
     def processes(self) -> dict[str, Process]:
         """Where each actor of the pipelines runs now, by its name: node and process number."""
-        shared = {} if self._connections is None else self._connections.processes
+        shared = {} if self._shared is None else self._shared.processes
         return shared | {
             name: one for crew in self._actors.values() for name, one in crew.processes.items()
         }
@@ -384,8 +387,9 @@ class Runtime:
                     direction: {"state": state, "since": since}
                     for direction, (state, since) in breakers.items()
                 }
-                for name, breakers in self.look.connections.breakers.items()
+                for name, breakers in self.look.shared.breakers.items()
             },
+            "crypto": self.look.shared.counts,
             "pipelines": {
                 name: {
                     "receivers": figures.receivers,
@@ -436,9 +440,9 @@ class Runtime:
         for crew in self._actors.values():
             crew.end()
         self._actors = {}
-        if self._connections is not None:
-            self._connections.end()
-            self._connections = None
+        if self._shared is not None:
+            self._shared.end()
+            self._shared = None
         for broker in self._brokers.values():
             broker.kill()
         self._brokers = {}
@@ -461,7 +465,16 @@ class Runtime:
 
 async def _look(supervisor: Supervisor) -> Look:
     pipelines = await supervisor.look()
-    return Look(pipelines, asyncio.get_running_loop().time(), supervisor.connections)
+    return Look(pipelines, asyncio.get_running_loop().time(), supervisor.shared)
+
+
+def _pooled(config: RuntimeConfig, *, nodes: int) -> RuntimeConfig:
+    """The configuration with a number of crypto actors, where it names none."""
+    crypto = config.crypto
+    if crypto.actors is not None:
+        return config
+    crypto = crypto.model_copy(update={"actors": 0 if nodes <= 1 else _POOL})
+    return config.model_copy(update={"crypto": crypto})
 
 
 def _sum_up(look: Look) -> None:

@@ -16,6 +16,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.broker import BrokerActor, RemoteBroker
 from actors.calls import unwrap
 from actors.connection import ConnectionActor, RemoteConnection
+from actors.crypto import CryptoActor, RemoteBodies
 from actors.handler import HandlerActor
 from actors.receiver import ReceiverActor
 from actors.router import RouterActor
@@ -74,6 +75,19 @@ def shared_connections(config: RuntimeConfig) -> dict[str, RemoteConnection]:
     }
 
 
+def pool(config: RuntimeConfig) -> RemoteBodies | None:
+    """The pool of crypto actors of a run, by their names; None where there is none."""
+    names = [f"crypto:{number}" for number in range(pool_size(config))]
+    if not names:
+        return None
+    return RemoteBodies(names, namespace(config.name), config.timeouts.send)
+
+
+def pool_size(config: RuntimeConfig) -> int:
+    """How many crypto actors a run has."""
+    return (config.crypto.actors or 0) if config.crypto.enabled else 0
+
+
 class Topology:
     """Makes and starts the actors of a run.
 
@@ -129,6 +143,13 @@ class Topology:
         actor = self._make(ConnectionActor, name, 0.0, connection, policy, _epoch(), logs)
         return name, actor, self._starter(name, 0.0, actor)
 
+    def crypto(self, number: int) -> Made[CryptoActor]:
+        """One of the pool of crypto actors."""
+        cpus = self.config.ray.crypto_cpus
+        name = f"crypto:{number}"
+        actor = self._make(CryptoActor, name, cpus, self.config)
+        return name, actor, self._starter(name, cpus, actor)
+
     def handler(
         self, pipeline: str, number: int, brokers: Mapping[str, RemoteBroker]
     ) -> Made[HandlerActor]:
@@ -145,6 +166,7 @@ class Topology:
             self._path,
             dict(brokers),
             shared_connections(self.config),
+            pool(self.config),
         )
         return name, actor, self._starter(name, cpus, actor)
 
@@ -180,6 +202,7 @@ class Topology:
             _epoch(),
             broker,
             shared_connections(self.config)[queue.connection],
+            pool(self.config),
         )
         return name, actor, self._starter(name, cpus, actor)
 

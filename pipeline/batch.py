@@ -43,6 +43,8 @@ SCHEMA = pa.schema(
         ("provider_id", pa.string()),
         ("dead_letter_reason", pa.string()),
         ("dead_letter_description", pa.string()),
+        ("nonce", pa.binary()),
+        ("refused", pa.string()),
     ]
 )
 """The columns of every batch.
@@ -55,6 +57,9 @@ holding: which possession of the session the row belongs to; a later one has a h
 turn, settled_below, failures: the receiver's (DESIGN law 3): the stretch of the holding; every
 sequence of the session below settled_below is settled and confirmed; how many attempts failed
 during this delivery.
+nonce, refused: null until somebody opened the bodies (`pipeline.crypto`); then what a sealed body
+was sealed with, empty where it came plain; and why a body can't be given out (`pipeline.refusals`),
+where it can't: then it is as it came.
 """
 
 _BLANK = {
@@ -310,7 +315,8 @@ class MessageBatch:
             place = _PLACES[name]
             arrow = arrow.set_column(place, SCHEMA.field(place), array)
         batch = MessageBatch(arrow)
-        batch._came, batch._replaced = self._came, {**self._replaced, **columns}
+        if "body" not in columns:  # else most of the buffer would go for nothing
+            batch._came, batch._replaced = self._came, {**self._replaced, **columns}
         return batch
 
 

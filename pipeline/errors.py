@@ -49,7 +49,13 @@ def _below(error: BaseException) -> BaseException | None:
     return error.__context__
 
 
-def _rebuild(cls: type[QueueError], fields: dict[str, Any]) -> QueueError:
+def rebuild(cls: type[QueueError], fields: dict[str, Any]) -> QueueError:
+    """Make an error of what it was pickled as, without its constructor.
+
+    Args:
+        cls: its kind.
+        fields: its attributes, `args` among them.
+    """
     error = cls.__new__(cls)
     Exception.__init__(error, *fields.pop("args"))
     error.__dict__.update(fields)
@@ -85,7 +91,7 @@ class QueueError(Exception):
         fields = dict(self.__dict__)
         fields["args"] = self.args
         fields["_causes"] = self.causes
-        return _rebuild, (type(self), fields)
+        return rebuild, (type(self), fields)
 
 
 class QueueNotFound(QueueError):
@@ -374,9 +380,95 @@ class ValidationError(QueueError, ValueError):
 
 
 class CryptoError(QueueError):
-    """Sealing or opening a body failed. Its kinds come with the cryptography.
+    """Sealing or opening a body failed: its kinds say why. None carries key bytes or plaintext.
 
     Example:
-        >>> issubclass(CryptoError, QueueError)
+        >>> issubclass(MessageExpired, CryptoError)
         True
+    """
+
+
+class KeyNotFound(CryptoError):
+    """No key of this id can be had: distribute it, or bring the key provider back.
+
+    Args:
+        key_id: the key's id.
+        why: what the key provider said, if anything.
+
+    Example:
+        >>> KeyNotFound("2026-11").key_id
+        '2026-11'
+    """
+
+    transient = True
+
+    def __init__(self, key_id: str, why: str = "") -> None:
+        told = why or "the key provider has none of that id: distribute it to this process"
+        super().__init__(f"encryption key {str(key_id)!r} can't be had: {told}")
+        self.key_id = str(key_id)
+
+
+class BodyAuthenticationFailed(CryptoError, AuthenticationFailed):
+    """A sealed body does not fit its message: it was altered, or belongs to another one.
+
+    Or the key of that id is not the one that sealed it. `pipeline.crypto` has it under the name of
+    `AuthenticationFailed`, which it is one of.
+
+    Example:
+        >>> issubclass(BodyAuthenticationFailed, AuthenticationFailed)
+        True
+    """
+
+
+class MessageExpired(CryptoError):
+    """A sealed body was too old when its message was sent: somebody sent an old one again.
+
+    Example:
+        >>> MessageExpired("sealed 3,600 s before it was sent").transient
+        False
+    """
+
+
+class UnsupportedVersion(CryptoError):
+    """A sealed body has a form that this version does not know: upgrade this reader.
+
+    Args:
+        version: the form's number.
+
+    Example:
+        >>> UnsupportedVersion(2).version
+        2
+    """
+
+    def __init__(self, version: int) -> None:
+        super().__init__(
+            f"the sealed body has version {version}, and this reader knows 1: upgrade it"
+        )
+        self.version = version
+
+
+class InvalidEnvelope(CryptoError):
+    """A body begins like a sealed one and is none: it was cut or altered on its way.
+
+    Example:
+        >>> InvalidEnvelope("cut after 7 bytes").transient
+        False
+    """
+
+
+class NonceReused(CryptoError):
+    """A sealed body came a second time, in another message: somebody sent it again.
+
+    Example:
+        >>> NonceReused("seen in sequence 7").transient
+        False
+    """
+
+
+class EncryptionFailed(CryptoError):
+    """A body could not be sealed; nothing was sent.
+
+    Example:
+        >>> EncryptionFailed("the key was closed").transient
+        False
     """

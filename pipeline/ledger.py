@@ -94,6 +94,11 @@ class Lot:
         rows: list[int] = (np.flatnonzero(self._states <= SETTLING) + self.base).tolist()
         return rows
 
+    def ours(self, places: Rows) -> npt.NDArray[np.bool_]:
+        """Whether each row's lock is ours, as far as we know."""
+        ours: npt.NDArray[np.bool_] = self._states[places] <= SETTLING
+        return ours
+
     def settle(self, places: Rows) -> Rows:
         """Begin to settle rows in hand; returns the places of those whose lock was lost."""
         lost: Rows = places[self._states[places] == LOST]
@@ -195,6 +200,20 @@ class Ledger:
             return False
         lot.states[place] = LOST
         return True
+
+    def may_go(self, rows: Rows) -> npt.NDArray[np.bool_]:
+        """Which of these rows may go on: their lock is ours, and their session is not stopped."""
+        go = np.empty(len(rows), np.bool_)
+        numbers = rows >> _WIDTH
+        for number in np.unique(numbers).tolist():
+            lot = self.find(number << _WIDTH)[0]
+            at = np.flatnonzero(numbers == number)
+            places = rows[at] & _MASK
+            go[at] = lot.ours(places)
+            if lot.sessions:
+                stopped = np.array([turns.stopped for turns in lot.sessions])
+                go[at] &= ~stopped[lot.codes[places]]
+        return go
 
     def lots(self, rows: Sequence[int] | Rows) -> Iterator[tuple[Lot, Rows]]:
         """The rows' lots, each with the places of those rows.

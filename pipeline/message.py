@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline.clock import new_id
-from pipeline.errors import ValidationError
+from pipeline.errors import QueueError, ValidationError
 from pipeline.names import MessageId, QueueName, ReceiptHandle, SessionId
+from pipeline.refusals import read
 
 if TYPE_CHECKING:
     from pipeline.batch import MessageBatch
@@ -256,9 +257,29 @@ class Delivery:
 
     @property
     def body(self) -> bytes:
-        """The bytes that were sent."""
+        """The bytes that were sent, opened where they came sealed.
+
+        Raises:
+            CryptoError: a sealed body that can't be opened; its kind says why. Dead-letter the
+                message, or for `KeyNotFound` release it until the key is there.
+            UnencryptedMessage: it came plain, and the configuration's `crypto.plaintext` is reject.
+        """
+        error = self.refused
+        if error is not None:
+            raise error
         body: bytes = self._value("body")
         return body
+
+    @property
+    def refused(self) -> QueueError | None:
+        """Why the body can't be had; None when it can. All else of the message can be read."""
+        text: str | None = self._value("refused")
+        return None if text is None else read(text).error
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the body came sealed and was opened; False where cryptography is off."""
+        return bool(self._value("nonce"))
 
     @property
     def id(self) -> MessageId:

@@ -137,9 +137,17 @@ class ReceiptHandle(_Name):
 class EncryptionKeyId(_Name):
     """The id (not the material) of an encryption key: 1 to 128 printable characters.
 
+    At most 255 bytes in UTF-8: a sealed body has one byte for its length.
+
     Example:
         >>> EncryptionKeyId("2026-01")
         EncryptionKeyId('2026-01')
     """
 
     __slots__ = ()
+
+    @classmethod
+    def _broken(cls, value: str) -> str:
+        if len(value.encode(errors="replace")) > 255:
+            return "must have at most 255 bytes in UTF-8"
+        return super()._broken(value)

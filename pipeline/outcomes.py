@@ -36,6 +36,13 @@ class Reason(StrEnum):
     NO_HANDLER = "no_handler"
     EXPIRED = "expired"
     MAX_DELIVERIES = "max_deliveries"
+    KEY_NOT_FOUND = "key_not_found"
+    AUTHENTICATION_FAILED = "authentication_failed"
+    MESSAGE_EXPIRED = "message_expired"
+    UNSUPPORTED_VERSION = "unsupported_version"
+    INVALID_ENVELOPE = "invalid_envelope"
+    NONCE_REUSED = "nonce_reused"
+    UNENCRYPTED = "unencrypted_message"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,7 @@ def _text(figures: dict[str, Any]) -> str:
             f"{receivers.get('dead_lettered', 0):,} dead-lettered, "
             f"{f'{expired:,} expired, ' if expired else ''}"
             f"{handlers.get('failed', 0):,} failures, "
+            f"{_bodies(receivers)}"
             f"backlog {'?' if backlog is None else f'{backlog:,}'}, "
             f"in flight {receivers.get('in_hand', 0):,}, "
             f"actors replaced {pipeline['replaced']:,}, "
@@ -83,3 +85,13 @@ def _text(figures: dict[str, Any]) -> str:
 
 def _moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _bodies(receivers: Mapping[str, int]) -> str:
+    """How bodies came, where cryptography is on."""
+    if "sealed" not in receivers:
+        return ""
+    return (
+        f"{receivers['sealed']:,} sealed, {receivers['plain']:,} plain, "
+        f"{receivers['refused']:,} refused, "
+    )

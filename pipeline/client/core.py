@@ -6,17 +6,19 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pipeline.client.connections import Connections
 from pipeline.client.lanes import Lane, Lanes
 from pipeline.client.leases import Leases
+from pipeline.client.opening import ClientBodies
 from pipeline.clock import Clock
 from pipeline.config import Timeouts
 from pipeline.errors import Closed, QueueError, ValidationError
+from pipeline.message import Delivery
 from pipeline.names import QueueName
-from pipeline.providers.port import Failures, Sender
+from pipeline.providers.port import Failures, Received, Sender, SessionSupport
 from pipeline.retry import RetryPolicy, retrying, retrying_each
 
 T = TypeVar("T")
@@ -65,12 +67,14 @@ class Core:
         policy: how often and when a call is tried again.
         clock: the calendar, and the chance for the jitter.
         timeouts: the configuration's.
+        bodies: seals and opens them; None: they go as they are.
     """
 
     connections: Connections
     policy: RetryPolicy
     clock: Clock
     timeouts: Timeouts
+    bodies: ClientBodies
     leases: Leases[Lane] = field(default_factory=lambda: Leases(loop_time))
     waits: Waits = field(default_factory=lambda: Waits("client"))
     _lanes: dict[tuple[QueueName, bool], Lanes] = field(default_factory=dict)
@@ -96,6 +100,7 @@ class Core:
         # At once, so that a start from another loop is refused while this one is under way.
         self._loop = asyncio.get_running_loop()
         try:
+            await self.bodies.start()
             await self.call("connect", self.connections.start)
             self._started = True
         finally:
@@ -116,6 +121,7 @@ class Core:
         while self._tidying:
             await asyncio.wait(self._tidying)
         await self.connections.close()
+        await self.bodies.close()
         self.leases.clear()
         self._lanes.clear()
         self._started = False
@@ -160,6 +166,20 @@ class Core:
             "connect", lambda: self.connections.lane(queue, dead_letters=dead_letters)
         )
 
+    async def take_in(
+        self, lane: Lane, received: Received, *, fresh: bool = True
+    ) -> list[Delivery]:
+        """Take in hand what a receive brought, its bodies opened.
+
+        Waits only where a key is not at hand; what came is given back when that wait is cut short.
+        """
+        try:
+            batch = await self.bodies.open(received.batch, fresh=fresh)
+        except BaseException:
+            self.later(give_back(lane, received))
+            raise
+        return lane.take_in(self.leases, replace(received, batch=batch))
+
     def lanes(self, queue: QueueName, *, dead_letters: bool = False) -> Lanes:
         """The lanes of a queue, or of its dead letters."""
 
@@ -186,6 +206,18 @@ class Core:
         self._tidying.add(task)
         task.add_done_callback(self._tidying.discard)
         return task
+
+
+async def give_back(lane: Lane, received: Received) -> None:
+    """Give back what nobody has taken in hand."""
+    receiver, able = lane.receiver, lane.capabilities
+    failures: Failures = {}
+    if received.opened:
+        failures = await receiver.release_sessions([one.number for one in received.opened])
+    elif able.single_release or able.sessions is not SessionSupport.NATIVE:
+        failures = await receiver.release(received.receipts)
+    for error in failures.values():
+        _log.warning("a message that was received in vain is left to lock expiry: %s", error)
 
 
 def _report(task: asyncio.Task[None]) -> None:

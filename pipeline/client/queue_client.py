@@ -11,6 +11,7 @@ from pipeline.client.connections import Connections
 from pipeline.client.core import Core
 from pipeline.client.lanes import Lane
 from pipeline.client.leases import Lease
+from pipeline.client.opening import ClientBodies
 from pipeline.client.receiving import Receiving
 from pipeline.client.sending import Sending
 from pipeline.client.settler import Given
@@ -23,6 +24,7 @@ from pipeline.providers.port import Capabilities, Depth, Failures
 from pipeline.retry import RetryPolicy
 
 if TYPE_CHECKING:
+    from pipeline.crypto.bodies import Bodies
     from pipeline.providers.gate import ConnectionCalls
     from pipeline.providers.memory import BrokerCalls
 
@@ -61,6 +63,7 @@ class QueueClient(Sending, Receiving, Settling):
         shared: name of the connection to its actor, whose circuit breaker is used; without one the
             client has a breaker of its own.
         user: who this is, to those actors.
+        bodies: where cryptography is on: what seals and opens bodies in place of this process.
 
     Example:
         >>> from pipeline import Message, QueueClient
@@ -87,6 +90,7 @@ class QueueClient(Sending, Receiving, Settling):
         clock: Clock | None = None,
         shared: Mapping[str, ConnectionCalls] | None = None,
         user: str | None = None,
+        bodies: Bodies | None = None,
     ) -> None:
         clock = clock or SystemClock()
         brokers, shared = brokers or {}, shared or {}
@@ -103,7 +107,12 @@ class QueueClient(Sending, Receiving, Settling):
                 user=user,
             ),
         )
-        super().__init__(Core(connections, policy, clock, config.timeouts))
+        if bodies is None and config.crypto.enabled:
+            from pipeline.crypto.open import open_bodies
+
+            bodies = open_bodies(config.crypto, clock)
+        made = ClientBodies(bodies, config.queues)
+        super().__init__(Core(connections, policy, clock, config.timeouts, made))
 
     @classmethod
     def from_file(

@@ -10,7 +10,7 @@ from pipeline.client.session import ClientSession
 from pipeline.errors import Unsupported
 from pipeline.message import Delivery
 from pipeline.names import SessionId
-from pipeline.providers.port import Capabilities, SessionSupport, Want
+from pipeline.providers.port import Capabilities, Received, SessionSupport, Want
 
 
 class Receiving:
@@ -74,11 +74,13 @@ class Receiving:
             if lane is None:
                 return []
 
-            async def call() -> list[Delivery]:
+            async def call() -> Received:
                 want = _want(lane.capabilities, max_messages, max(0.0, end - loop_time()))
-                return lane.take_in(self._core.leases, await lane.receiver.receive(want))
+                return await lane.receiver.receive(want)
 
-            return await self._core.call("receive", call)
+            received = await self._core.call("receive", call)
+            # Old is only what is sent anew, and nobody sends anything into a dead-letter queue.
+            return await self._core.take_in(lane, received, fresh=not dead_letters)
 
     async def receive_deferred(self, queue: str, sequences: Sequence[int]) -> list[Delivery]:
         """Receive messages that were set aside with `defer`.
@@ -97,11 +99,10 @@ class Receiving:
         name, _ = self._core.connections.provider(queue)
         lane = await self._core.lanes(name).beside()
 
-        async def call() -> list[Delivery]:
-            received = await lane.receiver.receive_deferred(sequences)
-            return lane.take_in(self._core.leases, received)
+        async def call() -> Received:
+            return await lane.receiver.receive_deferred(sequences)
 
-        return await self._core.call("receive_deferred", call)
+        return await self._core.take_in(lane, await self._core.call("receive_deferred", call))
 
     async def peek(
         self, queue: str, count: int = 1, *, after: int = 0, dead_letters: bool = False
@@ -122,7 +123,8 @@ class Receiving:
         name, _ = self._core.connections.provider(queue)
         lanes = self._core.lanes(name, dead_letters=dead_letters)
         lane = await lanes.beside()
-        batch = await self._core.call("peek", lambda: lane.receiver.peek(count, after))
+        peeked = await self._core.call("peek", lambda: lane.receiver.peek(count, after))
+        batch = await self._core.bodies.open(peeked, fresh=not dead_letters)
         return [Delivery(batch, row, name) for row in range(len(batch))]
 
     async def accept_session(

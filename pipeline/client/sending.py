@@ -87,18 +87,20 @@ class Sending:
             For each message, in order, what `send` would return or raise.
         """
         self._core.check()
-        checked = messages_of(messages, model)
+        given = messages_of(messages, model)
         sender = await self._core.sender(queue)
-        results: dict[int, Sent | QueueError] = {}
+        made = await self._core.bodies.seal(queue, given)
+        results, ready = _apart(given, made)
 
         async def call(places: Sequence[int]) -> Failures:
-            answers = await sender.send([checked[place] for place in places])
+            answers = await sender.send([ready[place][1] for place in places])
             sent = dict(zip(places, answers, strict=True))
-            results.update(sent)
+            results.update((ready[place][0], one) for place, one in sent.items())
             return {place: one for place, one in sent.items() if isinstance(one, QueueError)}
 
-        results |= await self._core.each("send", len(checked), call)
-        return [results[place] for place in range(len(checked))]
+        failed = await self._core.each("send", len(ready), call)
+        results |= {ready[place][0]: error for place, error in failed.items()}
+        return [results[place] for place in range(len(given))]
 
     async def cancel_scheduled(self, queue: str, sequence: int) -> None:
         """Take back a message that was sent with a `not_before` still to come.
@@ -114,3 +116,26 @@ class Sending:
         self._core.check()
         sender = await self._core.sender(queue)
         await self._core.call("cancel_scheduled", lambda: sender.cancel(sequence))
+
+
+def _apart(
+    given: Sequence[Message], made: Sequence[Message | QueueError]
+) -> tuple[dict[int, Sent | QueueError], list[tuple[int, Message]]]:
+    """The results of those that can't be sent, and the others, each with its position.
+
+    On whatever queue, what stands behind one that can't be sent and is of its session can't either:
+    it would come before it once that is sent again.
+    """
+    results: dict[int, Sent | QueueError] = {}
+    ready: list[tuple[int, Message]] = []
+    stopped: dict[str, QueueError] = {}
+    for place, (message, one) in enumerate(zip(given, made, strict=True)):
+        if isinstance(one, QueueError):
+            results[place] = one
+            if message.session is not None:
+                stopped.setdefault(message.session, one)
+        elif message.session in stopped:
+            results[place] = stopped[message.session]
+        else:
+            ready.append((place, one))
+    return results, ready

@@ -102,10 +102,10 @@ class ClientSession(Settling):
         self._check()
         end = loop_time() + wait
 
-        async def call() -> list[Delivery]:
+        async def call() -> Received:
             left = max(0.0, end - loop_time())
             want = Want(messages=max_messages, wait=left, held={self.fence: max_messages})
-            return self._granted(await self._lane.receiver.receive(want))
+            return await self._lane.receiver.receive(want)
 
         # The port takes one receive a lane, and the order of two at once would mean nothing.
         async with (
@@ -113,7 +113,7 @@ class ClientSession(Settling):
             self._waits.until_closed(),
             self._turns.turn(wait) as mine,
         ):
-            return await self._try("receive", call) if mine else []
+            return await self._take_in(await self._try("receive", call)) if mine else []
 
     async def receive_deferred(self, sequences: Sequence[int]) -> list[Delivery]:
         """Receive messages of the session that were set aside with `defer`.
@@ -125,10 +125,10 @@ class ClientSession(Settling):
             MessageNotFound: one of them is not set aside here; none is received.
         """
 
-        async def call() -> list[Delivery]:
-            return self._granted(await self._lane.receiver.receive_deferred(sequences))
+        async def call() -> Received:
+            return await self._lane.receiver.receive_deferred(sequences)
 
-        return await self._try("receive_deferred", call)
+        return await self._take_in(await self._try("receive_deferred", call))
 
     async def state(self) -> bytes | None:
         """Read the bytes kept with the session at the provider; they outlive the holding.
@@ -184,8 +184,8 @@ class ClientSession(Settling):
         if failures and not isinstance(failures[0], SessionLockLost):
             raise failures[0]
 
-    def _granted(self, received: Received) -> list[Delivery]:
-        return self._lane.take_in(self._core.leases, received)
+    async def _take_in(self, received: Received) -> list[Delivery]:
+        return await self._core.take_in(self._lane, received)
 
     def _check_held(self) -> None:
         self._core.check()

@@ -13,6 +13,15 @@ Example:
 
 from pipeline.config.aws import AwsConnection, AwsQueue
 from pipeline.config.azure import AzureConnection, AzureQueue
+from pipeline.config.crypto import (
+    AwsKeys,
+    AzureKeys,
+    CryptoConfig,
+    EnvironmentKeys,
+    FileKeys,
+    FreshnessConfig,
+    ReplayConfig,
+)
 from pipeline.config.load import dump, load, parse, resolved
 from pipeline.config.models import (
     Batch,
@@ -35,20 +44,27 @@ from pipeline.config.secrets import resolve
 
 __all__ = [
     "AwsConnection",
+    "AwsKeys",
     "AwsQueue",
     "AzureConnection",
+    "AzureKeys",
     "AzureQueue",
     "Batch",
     "CallRetry",
     "CircuitBreaker",
     "Credit",
+    "CryptoConfig",
     "Drain",
+    "EnvironmentKeys",
+    "FileKeys",
+    "FreshnessConfig",
     "HandlerRetry",
     "Log",
     "MemoryConnection",
     "MemoryQueue",
     "PipelineConfig",
     "RayConfig",
+    "ReplayConfig",
     "RuntimeConfig",
     "StateConfig",
     "Timeouts",

@@ -1,4 +1,4 @@
-"""The AWS SQS provider's own keys: of a connection, and of a queue."""
+"""AWS's own keys: of whatever reaches it, of a connection to SQS, and of a queue."""
 
 from __future__ import annotations
 
@@ -66,15 +66,15 @@ SqsName = Annotated[
 Account = Annotated[str, matching(r"\d{12}", "the 12 digits of an account, in quotes")]
 
 
-class AwsConnection(Model):
-    """A connection to AWS SQS.
+class AwsAccess(Model):
+    """How AWS is reached and who calls: the keys that all connections to it share.
 
     Without keys of its own it finds credentials and region as every AWS tool does: environment,
     shared files, container or instance role; those that expire are refreshed.
 
     Args:
-        provider: `aws_sqs`.
-        region: where the queues are; unset: as the environment or the profile says.
+        provider: which service; a connection names its own.
+        region: where the service is; unset: as the environment or the profile says.
         endpoint: another address than AWS's, for a VPC endpoint or a local server.
         profile: the name of a profile in the shared files.
         access_key_id: where a static key's id is, as a reference: `env:NAME` or `file:/path`.
@@ -84,17 +84,9 @@ class AwsConnection(Model):
         verify: whether the server's certificate is checked; false logs a warning.
         ca_bundle: a file with the certificates to trust, for a private authority; unset: as for
             AWS's own tools, what `AWS_CA_BUNDLE` or the profile names, else the SDK's own.
-        client: what makes the calls that are made for every few messages: `lean`, this project's
-            own over aiohttp with botocore's signer, or `sdk`, aioboto3, at about four times the
-            CPU. All other calls are aioboto3's.
-        calls: how many receives, and how many other calls, run at once for one queue.
-
-    Example:
-        >>> AwsConnection(region="eu-central-1").client
-        'lean'
     """
 
-    provider: Literal["aws_sqs"] = "aws_sqs"
+    provider: str
     region: Region | None = None
     endpoint: Address | None = None
     profile: Annotated[str, Field(min_length=1)] | None = None
@@ -104,8 +96,6 @@ class AwsConnection(Model):
     proxy: Proxy | None = None
     verify: bool = True
     ca_bundle: Annotated[str, Field(min_length=1)] | None = None
-    client: Literal["lean", "sdk"] = "lean"
-    calls: Annotated[int, Field(ge=1, le=64)] = 16
 
     @model_validator(mode="after")
     def _keys_fit(self) -> Self:
@@ -127,6 +117,28 @@ class AwsConnection(Model):
         if self.ca_bundle is not None and not self.verify:
             broken.append(Problem(("ca_bundle",), "has no use with verify: false", self.ca_bundle))
         return broken
+
+
+class AwsConnection(AwsAccess):
+    """A connection to AWS SQS.
+
+    Args:
+        provider: `aws_sqs`.
+        client: what makes the calls that are made for every few messages: `lean`, this project's
+            own over aiohttp with botocore's signer, or `sdk`, aioboto3, at about four times the
+            CPU. All other calls are aioboto3's.
+        calls: how many receives, and how many other calls, run at once for one queue.
+
+    All else is as of `AwsAccess`.
+
+    Example:
+        >>> AwsConnection(region="eu-central-1").client
+        'lean'
+    """
+
+    provider: Literal["aws_sqs"] = "aws_sqs"
+    client: Literal["lean", "sdk"] = "lean"
+    calls: Annotated[int, Field(ge=1, le=64)] = 16
 
 
 class SqsSend(Model):
@@ -212,6 +224,16 @@ class AwsQueue(Model):
     def has_groups(self) -> bool:
         """Whether it is a FIFO queue at SQS."""
         return self.name is not None and self.name.endswith(".fifo")
+
+    @property
+    def stamps_start(self) -> bool:
+        """Whether a scheduled message counts as sent at the time that it is scheduled for."""
+        return False
+
+    @property
+    def spreads(self) -> bool:
+        """Whether a message without a session is given one."""
+        return self.has_groups and self.sessionless == "spread"
 
     @property
     def ordered(self) -> bool:

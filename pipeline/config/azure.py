@@ -156,6 +156,16 @@ class AzureQueue(Model):
         return self
 
     @property
+    def stamps_start(self) -> bool:
+        """Whether a scheduled message counts as sent at the time that it is scheduled for."""
+        return True
+
+    @property
+    def spreads(self) -> bool:
+        """Whether a message without a session is given one."""
+        return self.fifo and self.sessionless == "spread"
+
+    @property
     def ordered(self) -> bool:
         """Whether sessions are kept in order: it has them when it says so."""
         return self.fifo

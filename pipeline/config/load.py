@@ -60,7 +60,7 @@ def parse(given: str | Mapping[str, Any], source: str = "configuration") -> Runt
         pipeline.errors.ConfigurationError: configuration has 2 problems:
           queues: missing: this key is required
           queue: unknown key; did you mean queues? the keys here are: name, connections, queues, \
-pipelines, job, state, retry, breaker, timeouts, drain, log, ray; got a mapping
+pipelines, job, state, crypto, dead_letter, retry, breaker, timeouts, drain, log, ray; got a mapping
     """
     data = read(given, source) if isinstance(given, str) else given
     try:

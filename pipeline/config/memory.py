@@ -80,6 +80,16 @@ class MemoryQueue(Model):
         return "native" if self.fifo else "none"
 
     @property
+    def stamps_start(self) -> bool:
+        """Whether a scheduled message counts as sent at the time that it is scheduled for."""
+        return True
+
+    @property
+    def spreads(self) -> bool:
+        """Whether a message without a session is given one."""
+        return self.sessionless == "spread"
+
+    @property
     def ordered(self) -> bool:
         """Whether sessions are kept in order: asked for, and possible."""
         return self.fifo and self.session_mode != "none"

@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.config.crypto import CryptoConfig
 from pipeline.config.memory import MemoryConnection, MemoryQueue
 from pipeline.config.providers import Connection, Queue, with_providers
 from pipeline.config.references import Problem, broken_references
@@ -36,6 +37,8 @@ __all__ = [
     "CallRetry",
     "CircuitBreaker",
     "Credit",
+    "CryptoConfig",
+    "DeadLetterConfig",
     "Drain",
     "HandlerRetry",
     "Log",
@@ -226,6 +229,26 @@ class StateConfig(Model):
         return self
 
 
+class DeadLetterConfig(Model):
+    """What a dead letter tells of the failure (SPEC R3).
+
+    Args:
+        messages: `full`: an exception's type, text and stack; `redacted`: its type and a hash of
+            its text, because the text may hold what a sealed body held; unset: redacted where
+            cryptography is on.
+
+    Example:
+        >>> DeadLetterConfig(messages="full").redacts(CryptoConfig())
+        False
+    """
+
+    messages: Literal["full", "redacted"] | None = None
+
+    def redacts(self, crypto: CryptoConfig) -> bool:
+        """Whether texts are left out."""
+        return crypto.enabled if self.messages is None else self.messages == "redacted"
+
+
 class Timeouts(Model):
     """How long one call may take, in seconds (SPEC P6); a queue's lock is its `visibility`.
 
@@ -294,6 +317,7 @@ class RayConfig(Model):
         router_cpus: each router.
         handler_cpus: each handler; raise it to keep a heavy handler's core for itself.
         broker_cpus: each memory connection's broker.
+        crypto_cpus: each crypto actor.
 
     Example:
         >>> RayConfig().handler_cpus
@@ -304,6 +328,7 @@ class RayConfig(Model):
     router_cpus: Seconds = 0.1
     handler_cpus: Seconds = 0.1
     broker_cpus: Seconds = 0.1
+    crypto_cpus: Seconds = 0.1
 
 
 class RuntimeConfig(Model):
@@ -317,6 +342,8 @@ class RuntimeConfig(Model):
         job: `module:Class` with `async feed(client)` and `async check(states)`, run beside the
             pipelines.
         state: where handlers' state is kept.
+        crypto: how bodies are sealed.
+        dead_letter: what a dead letter tells.
         retry: of calls to a provider.
         breaker: of every connection.
         timeouts: of calls.
@@ -344,6 +371,8 @@ class RuntimeConfig(Model):
     pipelines: dict[Name, PipelineConfig] = Field(default_factory=dict)
     job: ObjectPath | None = None
     state: StateConfig = Field(default_factory=StateConfig)
+    crypto: CryptoConfig = Field(default_factory=CryptoConfig)
+    dead_letter: DeadLetterConfig = Field(default_factory=DeadLetterConfig)
     retry: CallRetry = Field(default_factory=CallRetry)
     breaker: CircuitBreaker = Field(default_factory=CircuitBreaker)
     timeouts: Timeouts = Field(default_factory=Timeouts)

@@ -7,26 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
-from importlib.util import find_spec
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator
 
 from pipeline.config.aws import AwsConnection, AwsQueue
 from pipeline.config.azure import AzureConnection, AzureQueue
+from pipeline.config.extras import lacking
 from pipeline.config.memory import MemoryConnection, MemoryQueue
 from pipeline.config.references import Problem, closest, mapping, provider_of
 from pipeline.config.rules import Model, error_of
 
 _AnyConnection: TypeAlias = MemoryConnection | AwsConnection | AzureConnection
-_AnyQueue: TypeAlias = MemoryQueue | AwsQueue | AzureQueue
+AnyQueue: TypeAlias = MemoryQueue | AwsQueue | AzureQueue
 _CONNECTION_MODELS: Mapping[str, type[_AnyConnection]] = {
     "memory": MemoryConnection,
     "aws_sqs": AwsConnection,
     "azure_service_bus": AzureConnection,
 }
-_QUEUE_MODELS: Mapping[str, type[_AnyQueue]] = {
+_QUEUE_MODELS: Mapping[str, type[AnyQueue]] = {
     "memory": MemoryQueue,
     "aws_sqs": AwsQueue,
     "azure_service_bus": AzureQueue,
@@ -38,15 +37,6 @@ _EXTRAS: Mapping[str, tuple[str, str]] = {
     "aws_sqs": ("aws", "aioboto3"),
     "azure_service_bus": ("azure", "azure.servicebus"),
 }
-
-
-def _installed(module: str) -> bool:
-    """Look for a module without importing anything; `find_spec` alone would import its parent."""
-    top, _, inner = module.partition(".")
-    spec = find_spec(top)
-    if spec is None or not inner:
-        return spec is not None
-    return PathFinder.find_spec(module, spec.submodule_search_locations) is not None
 
 
 def _connection(value: object) -> object:
@@ -69,10 +59,7 @@ def _unusable(provider: object) -> str:
         return f"missing: name one of: {', '.join(known)}"
     if not isinstance(provider, str) or provider not in known:
         return f"{closest(provider, known)}must be one of: {', '.join(known)}"
-    extra, module = _EXTRAS.get(provider, ("", ""))
-    if module and not _installed(module):
-        return f"needs pip install 'queue-runtime[{extra}]' ({module} is missing)"
-    return ""
+    return lacking(*_EXTRAS[provider]) if provider in _EXTRAS else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +67,7 @@ class _Given:
     """A queue as it was written, and the model that judges it; None: nobody knows which."""
 
     value: object
-    model: type[_AnyQueue] | None
+    model: type[AnyQueue] | None
 
 
 def with_providers(data: Mapping[str, object]) -> Mapping[str, object]:
@@ -94,7 +81,7 @@ def with_providers(data: Mapping[str, object]) -> Mapping[str, object]:
     connections = mapping(data.get("connections"))
 
     def given(name: object, queue: object) -> object:
-        if isinstance(queue, _AnyQueue):
+        if isinstance(queue, AnyQueue):
             return queue
         if not isinstance(queue, Mapping):
             return _Given(queue, MemoryQueue)  # no mapping at all: any model says so
@@ -132,4 +119,4 @@ def _queue(given: object) -> object:
 
 
 Connection = Annotated[_AnyConnection, BeforeValidator(_connection)]
-Queue = Annotated[_AnyQueue, BeforeValidator(_queue)]
+Queue = Annotated[AnyQueue, BeforeValidator(_queue)]

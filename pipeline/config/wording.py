@@ -12,6 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from pipeline.config.crypto import keys_model_of
 from pipeline.config.models import RuntimeConfig
 from pipeline.config.providers import model_of
 from pipeline.config.references import Problem, closest
@@ -94,6 +95,8 @@ def keys_at(path: Sequence[object], data: Mapping[str, Any]) -> list[str]:
     steps = list(path)
     if path[:1] in (("connections",), ("queues",)) and len(path) > 1:
         here, steps = model_of(str(path[0]), path[1], data), steps[2:]
+    elif steps[:2] == ["crypto", "keys"]:
+        here, steps = keys_model_of(data), steps[2:]
     for step in steps:
         if isinstance(here, type) and issubclass(here, BaseModel):
             here = here.model_fields[str(step)].annotation

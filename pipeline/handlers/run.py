@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from operator import itemgetter
 from typing import Any
 
@@ -20,7 +21,13 @@ from pydantic import TypeAdapter
 from pydantic import ValidationError as PydanticError
 
 from pipeline.batch import MessageBatch
-from pipeline.errors import SerializationError, ValidationError, mask_secrets
+from pipeline.errors import (
+    CryptoError,
+    SerializationError,
+    UnencryptedMessage,
+    ValidationError,
+    mask_secrets,
+)
 from pipeline.handlers.api import Context, Handler, Keeping, Reject, Retry, Signals
 from pipeline.message import Delivery
 from pipeline.outcomes import Reason
@@ -125,6 +132,8 @@ class Runner:
         exceptions: kind of exception, its subclasses too, to "retry" or "reject".
         signals: what running code is told.
         chance: gives the jitter.
+        redacted: whether a dead letter tells of an exception only its type and a hash of its text:
+            what users' code says may hold what a sealed body held.
     """
 
     def __init__(
@@ -134,7 +143,10 @@ class Runner:
         exceptions: Mapping[type[BaseException], str],
         signals: Signals,
         chance: Callable[[], float],
+        *,
+        redacted: bool = False,
     ) -> None:
+        self._redacted = redacted
         self.handler = handler
         self.signals = signals
         self.codec = None if handler.state is None else StateCodec(handler.state, handler.kept)
@@ -232,6 +244,8 @@ class Runner:
             "last_failure": round(last_at, 3),
             "host": _cut(socket.gethostname(), _NAME),
         }
+        if self._redacted and not isinstance(verdict.error, CryptoError | UnencryptedMessage):
+            return _compact(facts | _redacted(verdict))
         if verdict.words:
             facts["reason"] = _cut(mask_secrets(verdict.words), _MESSAGE)
         if verdict.error is not None:
@@ -241,6 +255,21 @@ class Runner:
             room = _DESCRIPTION - len(_compact(facts | {"stack": ""}))
             facts["stack"] = _cut(mask_secrets(stack), room, tail=True)
         return _compact(facts)
+
+
+def _redacted(verdict: Verdict) -> dict[str, str]:
+    """What is told of a failure where its text may hold what nobody may read: enough to compare."""
+    facts = {}
+    if verdict.words:
+        facts["reason_hash"] = _hash(verdict.words)
+    if verdict.error is not None:
+        facts["error"] = _cut(type(verdict.error).__qualname__, _NAME)
+        facts["message_hash"] = _hash(_text_of(verdict.error))
+    return facts
+
+
+def _hash(text: str) -> str:
+    return blake2b(text.encode(errors="backslashreplace"), digest_size=16).hexdigest()
 
 
 def _picker(names: Sequence[str]) -> Callable[[tuple[Any, Any, Any]], tuple[Any, ...]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.batch import MessageBatch
 from pipeline.clock import Clock
@@ -44,6 +44,9 @@ from pipeline.stages.stints import (
 from pipeline.stages.workers import Hands, drive_async, drive_sync
 from pipeline.state.port import StateStore
 
+if TYPE_CHECKING:
+    from pipeline.crypto.nonces import NonceBook
+
 _log = logging.getLogger("queue_runtime.handle")
 _GRACE = 10.0
 """Seconds that a handler has after its time-out, before its process is ended (SPEC H6)."""
@@ -65,6 +68,8 @@ class HandlerSettings:
         threads: how many threads a sync handler has.
         batch_rows: the most rows a batch handler gets at once.
         states: how many sessions' states are kept read.
+        redacted: whether a dead letter tells of an exception only its type and a hash of its text.
+        nonces: finds sealed bodies that come a second time; None: nobody looks.
     """
 
     queue: QueueName
@@ -78,6 +83,8 @@ class HandlerSettings:
     threads: int = 1
     batch_rows: int = Batch().rows
     states: int = 50_000
+    redacted: bool = False
+    nonces: NonceBook | None = None
 
 
 class HandlerCore:
@@ -115,11 +122,23 @@ class HandlerCore:
         self.signals = Signals(settings.queue)
         self.signals.late = self._late
         self._runner = Runner(
-            handler, settings.retry, settings.exceptions, self.signals, clock.random
+            handler,
+            settings.retry,
+            settings.exceptions,
+            self.signals,
+            clock.random,
+            redacted=settings.redacted,
         )
         self._cached: OrderedDict[str, tuple[int, bytes | None, Any]] = OrderedDict()
         self._here = Surroundings(
-            self._runner, settings.ordered, outgoing, clock.now, False, self._cached, self._warn
+            self._runner,
+            settings.ordered,
+            outgoing,
+            clock.now,
+            False,
+            self._cached,
+            self._warn,
+            settings.nonces,
         )
         self._outbox = Outbox(self._store, send, settings.retry, clock)
         self._by_session = settings.ordered or handler.state is not None

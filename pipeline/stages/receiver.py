@@ -2,7 +2,8 @@
 
 It owns the receipts and everything that is decided by an outcome: what is settled, what is tried
 again in place, when a session's next turn begins, and when a session is given back (DESIGN law 3).
-Its parts: `holdings` (the sessions), `outgo` (the way out), `again` (retries), `settling`, `locks`.
+Its parts: `holdings` (the sessions), `opening` (sealed bodies), `outgo` (the way out), `again`
+(retries), `settling`, `locks`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from pipeline.stages.again import Again
 from pipeline.stages.calls import RunCalls
 from pipeline.stages.holdings import Holdings
 from pipeline.stages.locks import Locks
+from pipeline.stages.opening import Opening, Opens, Send
 from pipeline.stages.outgo import Call, Outgo
 from pipeline.stages.settling import How, Settler
 from pipeline.telemetry.counters import Histogram
@@ -62,6 +64,7 @@ class ReceiverSettings:
         hold: seconds a session waits for its retry in this receiver before it is given back.
         sessions: NATIVE: how many sessions are held at once; None leaves it to the provider.
         busy: NATIVE: seconds after which a session that is never empty is given up to others.
+        key_wait: seconds that a sealed message waits for its key.
         retry: how calls to the provider are repeated.
     """
 
@@ -76,6 +79,7 @@ class ReceiverSettings:
     hold: float = 60.0
     sessions: int | None = None
     busy: float = 60.0
+    key_wait: float = 900.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
 
@@ -91,6 +95,7 @@ class ReceiverCore:
         table: who owns which slot.
         clock: calendar time and chance.
         fatal: told of an error after which this receiver can't go on.
+        opener: opens sealed bodies; None: they go on as they came.
     """
 
     def __init__(
@@ -103,6 +108,7 @@ class ReceiverCore:
         table: SlotTable,
         clock: Clock,
         fatal: Callable[[BaseException], None],
+        opener: Opens | None = None,
     ) -> None:
         self._settings = settings
         self._source = source
@@ -122,7 +128,19 @@ class ReceiverCore:
         self._outgo = Outgo(
             settings, origin, routers, table, self._apply, self._router_changed, fatal
         )
-        self._again = Again(self._ledger, self.held, self._outgo.send, self._lost)
+        self._opening: Opening | None = None
+        self._send: Send = self._outgo.send
+        if opener is not None:
+            self._opening = Opening(
+                opener,
+                self._outgo.send,
+                self._ledger.may_go,
+                self._give_up,
+                settings.key_wait,
+                fatal,
+            )
+            self._send = self._opening.send
+        self._again = Again(self._ledger, self.held, self._send, self._lost)
         self._settler = Settler(source, self, settings.retry, clock, fatal)
         self._locks = Locks(
             source,
@@ -167,6 +185,8 @@ class ReceiverCore:
             self._fetching.cancel()
             await asyncio.wait([self._fetching])
         self._outgo.stop()
+        if self._opening is not None:
+            self._opening.give_back()
         self._settler.drain()
         for turns in self._holdings:
             self._advance(turns)
@@ -188,6 +208,8 @@ class ReceiverCore:
         for turns in sorted(unknown, key=lambda turns: turns.session):
             turns.unknown = turns.asked = False
             self._advance(turns)
+        if self._opening is not None:
+            self._opening.give_back()
 
     async def idle(self) -> None:
         """Return when nothing is in hand."""
@@ -213,14 +235,19 @@ class ReceiverCore:
 
     def stats(self) -> dict[str, int]:
         """Plain counters."""
-        return self.counts | {
-            "empty_receives": self._empty_receives,
-            "in_hand": self._ledger.open,
-            "bytes_in_hand": self._credit.held_bytes,
-            "sessions": len(self._holdings),
-            "locks_renewed": self._locks.renewer.renewed,
-            "waiting": sum(len(turns.waiting) for turns in self._holdings) + len(self._again),
-        }
+        opened = {} if self._opening is None else self._opening.counts
+        return (
+            self.counts
+            | opened
+            | {
+                "empty_receives": self._empty_receives,
+                "in_hand": self._ledger.open,
+                "bytes_in_hand": self._credit.held_bytes,
+                "sessions": len(self._holdings),
+                "locks_renewed": self._locks.renewer.renewed,
+                "waiting": sum(len(turns.waiting) for turns in self._holdings) + len(self._again),
+            }
+        )
 
     # ---------------------------------------------------------------- receiving
 
@@ -329,7 +356,7 @@ class ReceiverCore:
             batch.values("holding")[0],
         )
         self._locks.renewer.add(lot.base, received.deadline)
-        self._outgo.send(batch, np.arange(lot.base, lot.base + len(batch)))
+        self._send(batch, np.arange(lot.base, lot.base + len(batch)))
 
     def _still_held(self, received: Received) -> Received:
         """Without the rows of sessions whose lock was lost while the answer was on its way."""
@@ -371,7 +398,7 @@ class ReceiverCore:
             turn=np.array([turns.turn for turns in sessions])[codes],
             settled_below=np.array([turns.settled_below for turns in sessions])[codes],
         )
-        self._outgo.send(batch, lot.base + going)
+        self._send(batch, lot.base + going)
 
     def _sessions_of(self, batch: MessageBatch, names: list[str], codes: Codes) -> list[Turns]:
         first = np.searchsorted(np.maximum.accumulate(codes), np.arange(len(names)))
@@ -390,6 +417,10 @@ class ReceiverCore:
         for at, place in enumerate(places.tolist()):
             turns = lot.sessions[lot.codes[place]]
             turns.hold(Held(sequences[at], lot.base + place, copy, at))
+
+    def _give_up(self, batch: MessageBatch, rows: Rows, *, alone: bool = False) -> None:
+        """Rows that were being opened don't go on: nobody has handled them."""
+        Call(0, batch, rows, alone, self._apply).release()
 
     # ---------------------------------------------------------------- outcomes
 
@@ -669,6 +700,8 @@ class ReceiverCore:
     def _note(self, rows: Sequence[int], how: How) -> None:
         """Count the rows' end, and log it where that is wanted."""
         self.counts[how.value] += len(rows)
+        if self._opening is not None:
+            self._opening.forget(rows)
         if self._disposed:
             for row in rows:
                 self._disposed.pop(row, None)

@@ -12,15 +12,19 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline.batch import MessageBatch
-from pipeline.errors import SerializationError, ValidationError
+from pipeline.errors import NonceReused, SerializationError, ValidationError
 from pipeline.handlers.api import Context, Outgoing, Reject, Retry, States
 from pipeline.handlers.run import HandlerDied, Raised, Runner, StateCodec, Verdict
 from pipeline.message import Message, to_row
 from pipeline.outcomes import Kind, Outcome, OutcomeBook
+from pipeline.refusals import Refusal, read
 from pipeline.state.port import Change, Failure, Pending, SessionRecord
+
+if TYPE_CHECKING:
+    from pipeline.crypto.nonces import NonceBook
 
 Calls: TypeAlias = Generator[tuple[Any, ...], Any, None]
 
@@ -38,6 +42,7 @@ class Run:
         "failures",
         "holdings",
         "ids",
+        "refuses",
         "sequences",
         "source",
         "turns",
@@ -58,6 +63,7 @@ class Run:
         self.counts = batch.values("delivery_count")
         self.failures = batch.values("failures")
         self.died = any(self.failures)
+        self.refuses = batch.column("refused").null_count < len(batch)
 
 
 Place = tuple[Run, int]
@@ -114,6 +120,7 @@ class Surroundings:
         draining: True once no further row may begin.
         cached: key to (the record's version, the state as written, the state) as last committed.
         warn: told of a sequence lower than one that was applied: key, sequence, highest.
+        nonces: what sealed bodies were sealed with; None: nobody looks whether one comes again.
     """
 
     runner: Runner
@@ -123,6 +130,7 @@ class Surroundings:
     draining: bool
     cached: dict[str, tuple[int, bytes | None, Any]]
     warn: Callable[[str, int, int], None]
+    nonces: NonceBook | None = None
 
 
 class Stint:
@@ -181,7 +189,7 @@ class Stint:
             return False
         sequence = run.sequences[row]
         if sequence > self.top and run.source == self.change.source and not run.died:
-            return True
+            return not self._refused(run, row)
         message = (sequence, run.ids[row])
         if self.record.has(run.source, message) or self._handled(run, message):
             self.counts["repeats"] += 1
@@ -191,10 +199,50 @@ class Stint:
             return False
         failure = self.record.failure
         if failure is not None and (failure.sequence, failure.id) == message:
-            return self._admits_failed(run, row, failure)
-        if here.ordered:
+            if not self._admits_failed(run, row, failure):
+                return False
+        elif here.ordered:
             self._look_up(run, sequence)
+        return not self._refused(run, row)
+
+    def _refused(self, run: Run, row: int) -> bool:
+        """Whether the row's body can't be given to the handler; then it has its outcome now."""
+        if not run.refuses and self._here.nonces is None:
+            return False
+        text = run.batch.values("refused")[row]
+        refusal = self._replayed(run, row) if text is None else read(text)
+        if refusal is None:
+            return False
+        if refusal.retry is not None:
+            outcome = Outcome(row, Kind.RETRY, delay=refusal.retry, counted=False)
+        else:
+            here = self._here
+            now = here.now()
+            verdict = Verdict(None, refusal.reason, refusal.error)
+            description = here.runner.describe(verdict, self.attempt(run, row) - 1, now, now)
+            outcome = Outcome(row, Kind.DEAD_LETTER, reason=refusal.reason, description=description)
+        self._stop()
+        self.others.append((run, outcome))
         return True
+
+    def _replayed(self, run: Run, row: int) -> Refusal | None:
+        """Whether the body was sealed with what another message's body was sealed with."""
+        nonces = self._here.nonces
+        nonce = run.batch.values("nonce")[row]
+        if nonces is None or not nonce:
+            return None
+        sequence = run.sequences[row]
+        # Where the provider has ids of its own they tell messages apart; an SQS standard queue's
+        # sequences are its receiver's, new at each delivery.
+        told_apart = 0 if run.batch.values("provider_id")[row] else sequence
+        if not nonces.seen(nonce, run.source, run.ids[row], told_apart, self._here.now()):
+            return None
+        return Refusal(
+            NonceReused(
+                f"the sealed body of sequence {sequence} came before in another message: somebody "
+                "sent it again"
+            )
+        )
 
     def _handled(self, run: Run, message: tuple[int, str]) -> bool:
         """Whether this stint handled the message: it came again while its first run went on."""

@@ -143,16 +143,18 @@ class Figures:
 
 @dataclass(slots=True)
 class Shared:
-    """The connections of a run at one moment.
+    """What all pipelines of a run share, at one moment: its connections, and the crypto pool.
 
     Args:
         breakers: by connection and direction: the state, and since when it is not closed.
+        counts: the counters of the crypto pool, added up.
         replaced: how many of their actors have been replaced.
         missing: which don't work just now, and why.
         errors: which can't go on, and why.
     """
 
     breakers: dict[str, Mapping[str, tuple[str, float | None]]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     replaced: int = 0
     missing: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -167,6 +169,7 @@ class Supervisor:
         limits: how long the steps of a drain may take.
         answer: seconds after which an actor that does not answer is ended and replaced.
         connections: the actors of the connections, by the connection's name.
+        pool: the crypto actors.
     """
 
     def __init__(
@@ -176,6 +179,7 @@ class Supervisor:
         limits: Limits,
         answer: float = 30.0,
         connections: Mapping[str, Watched] | None = None,
+        pool: Sequence[Watched] = (),
     ) -> None:
         self._pipelines = pipelines
         self._depth = depth
@@ -190,20 +194,22 @@ class Supervisor:
         }
         shared = connections or {}
         self._connections = {name: _Post(actor, answer) for name, actor in shared.items()}
+        self._pool = [_Post(actor, answer) for actor in pool]
 
     async def look(self) -> dict[str, Figures]:
         """Ask every actor and every queue; who is dead or stuck is replaced from here on."""
         names = list(self._pipelines)
-        shared = _ask(list(self._connections.values()))
+        shared = _ask([*self._connections.values(), *self._pool])
         looks, _ = await asyncio.gather(asyncio.gather(*map(self._look, names)), shared)
         return dict(zip(names, looks, strict=True))
 
     @property
-    def connections(self) -> Shared:
-        """The connections, as they were at the last look."""
-        shared = Shared()
+    def shared(self) -> Shared:
+        """What pipelines share, as it was at the last look."""
+        shared = Shared(counts=add_up(post.counts for post in self._pool))
         for name, post in self._connections.items():
             shared.breakers[name] = post.breakers
+        for post in (*self._connections.values(), *self._pool):
             shared.replaced += post.replaced
             shared.missing += post.missing
             shared.errors += post.errors
@@ -255,7 +261,7 @@ class Supervisor:
 
     async def drain(self) -> Drained:
         """Drain every pipeline, all at once; nobody is replaced any more."""
-        for post in (*self._connections.values(), *chain(*self._posts.values())):
+        for post in (*self._connections.values(), *self._pool, *chain(*self._posts.values())):
             await post.stop()
         reports = await asyncio.gather(
             *(

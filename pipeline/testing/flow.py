@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.batch import MessageBatch
 from pipeline.clock import Clock
@@ -26,11 +26,15 @@ from pipeline.retry import RetryPolicy
 from pipeline.slots import SlotTable
 from pipeline.stages.calls import Header, RunCalls
 from pipeline.stages.handler import HandlerCore, HandlerSettings
+from pipeline.stages.opening import Opens
 from pipeline.stages.outbox import SendMany
 from pipeline.stages.receiver import ReceiverCore, ReceiverSettings
 from pipeline.stages.router import RouterCore, RouterSettings
 from pipeline.stages.workers import InlineHands
 from pipeline.state.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from pipeline.crypto.nonces import NonceBook
 
 _IDLE = 10.0
 """Seconds of the loop that cancelled messages have to end."""
@@ -80,6 +84,9 @@ class FlowSettings:
         store_of: makes the store of a handler, by number.
         wire: what carries the calls from core to core.
         source: what stands between a receiver and the provider, faults for example.
+        opener: opens sealed bodies; None: they go on as they came.
+        key_wait: seconds that a sealed message waits for its key.
+        nonces_of: makes a handler's memory of nonces; None: it has none.
     """
 
     queue: QueueSettings
@@ -101,6 +108,9 @@ class FlowSettings:
     store_of: Callable[[int], MemoryStore] | None = None
     wire: Callable[[RunCalls], RunCalls] = Wire
     source: Callable[[Receiver], Receiver] = lambda receiver: receiver
+    opener: Opens | None = None
+    key_wait: float = 900.0
+    nonces_of: Callable[[], NonceBook] | None = None
 
 
 class Flow:
@@ -157,6 +167,7 @@ class Flow:
                         timeout=settings.timeout,
                         concurrency=settings.concurrency,
                         batch_rows=settings.batch_rows,
+                        nonces=None if settings.nonces_of is None else settings.nonces_of(),
                     ),
                     self._handler,
                     self._store(number),
@@ -212,6 +223,7 @@ class Flow:
                 wait=settings.wait,
                 hold=settings.hold,
                 sessions=settings.sessions,
+                key_wait=settings.key_wait,
             ),
             settings.source(await self.provider.receiver(self.name, partition=number)),
             self.provider.capabilities(self.name),
@@ -220,6 +232,7 @@ class Flow:
             table,
             self._clock,
             self.errors.append,
+            settings.opener,
         )
 
     async def send(self, messages: Sequence[Message]) -> None:

@@ -64,6 +64,8 @@ class Case:
         ordered: whether the queue keeps sessions in order.
         rows: the batch limit in rows; None leaves the default.
         function: which handler.
+        keys: a file of encryption keys; "": bodies are plain.
+        pool: how many crypto actors open them; 0: the receiver does.
     """
 
     count: int = 500_000
@@ -73,6 +75,8 @@ class Case:
     ordered: bool = True
     rows: int | None = None
     function: str = "on_message"
+    keys: str = ""
+    pool: int = 0
 
     def session(self, number: int) -> str:
         """The session of a message."""
@@ -105,6 +109,15 @@ class Case:
             "pipelines": {"events": pipeline},
             # The engine by itself; what a file costs is state.py's.
             "state": {"store": "memory"},
+            "crypto": self._crypto() if self.keys else {},
+        }
+
+    def _crypto(self) -> dict[str, Any]:
+        return {
+            "enabled": True,
+            "actors": self.pool,
+            "keys": {"provider": "file", "path": self.keys},
+            "plaintext": "reject",
         }
 
 
@@ -167,6 +180,8 @@ class Filled(Runtime):
         """Seconds of CPU time that each actor's process has used, by kind of actor."""
         brokers = [broker._actor for broker in self._brokers.values()]
         kinds = {"broker": brokers, **self._actors["events"].actors}
+        if self._shared is not None and self._shared.pool:
+            kinds["crypto"] = [place.actor for place in self._shared.pool]
         return {name: await cpu_seconds(members) for name, members in kinds.items()}
 
 

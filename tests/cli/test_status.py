@@ -47,3 +47,12 @@ def test_of_what_is_well_nothing_is_said() -> None:
     assert "expired" not in _text(well)
     well["pipelines"]["orders"]["receivers"]["expired"] = 7
     assert "3 dead-lettered, 7 expired, 5 failures" in _text(well)
+
+
+@pytest.mark.spec("C9", "O4")
+def test_where_bodies_are_sealed_it_is_told_how_they_came() -> None:
+    """And nowhere else."""
+    well = figures()
+    assert "sealed" not in _text(well)
+    well["pipelines"]["orders"]["receivers"] |= {"sealed": 1_190, "plain": 10, "refused": 2}
+    assert "5 failures, 1,190 sealed, 10 plain, 2 refused, backlog ?" in _text(well)

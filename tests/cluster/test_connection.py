@@ -76,7 +76,7 @@ async def inside(one: Runtime, function: Any) -> Any:
 
 async def state(one: Runtime, direction: str) -> str:
     look = await one.next_look()
-    return look.connections.breakers["main"][direction][0]
+    return look.shared.breakers["main"][direction][0]
 
 
 async def until(one: Runtime, direction: str, wanted: str) -> None:
@@ -206,7 +206,7 @@ async def test_a_connection_actor_that_is_killed_is_replaced_and_told(ray_cluste
         rows = [to_row(message) for message in messages(20, 50)]
         await one._brokers["main"].send("first", rows)  # the client's sends are refused
         async with asyncio.timeout(60):
-            while one.look.connections.replaced == 0:
+            while one.look.shared.replaced == 0:
                 await one.next_look()
             await until(one, "send", "open")
         assert one.processes["connection:main"].pid != before

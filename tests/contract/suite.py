@@ -27,6 +27,7 @@ from tests.contract.parts.later import LaterContract
 from tests.contract.parts.life import LifeContract
 from tests.contract.parts.locks import LockContract
 from tests.contract.parts.owners import OwnerContract
+from tests.contract.parts.sealed import SealedContract
 from tests.contract.parts.sending import SendingContract
 from tests.contract.parts.sessions import SessionContract
 from tests.contract.parts.settling import SettlingContract
@@ -41,6 +42,7 @@ class ProviderContract(
     LifeContract,
     OwnerContract,
     LaterContract,
+    SealedContract,
 ):
     """All of it."""
 

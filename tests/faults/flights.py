@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from actors.runtime import Runtime
 from pipeline import Message, QueueClient
 from pipeline.config import parse
+from pipeline.crypto.keyset import KeySet
 from pipeline.examples.flights import Flights, Tally
 from pipeline.examples.flights_expected import expected_figures
 from tests.faults import journal
@@ -35,6 +36,7 @@ class Place:
         aircraft: of how many the flights are, the busiest; None: of all.
         retry: what is done about calls that fail.
         timeouts: how long calls may take, beside what is the same everywhere.
+        crypto: how bodies are sealed, if they are.
     """
 
     connection: dict[str, Any]
@@ -44,9 +46,24 @@ class Place:
     aircraft: int | None = None
     retry: dict[str, Any] = field(default_factory=dict)
     timeouts: dict[str, float] = field(default_factory=dict)
+    crypto: dict[str, Any] = field(default_factory=dict)
 
 
 MEMORY = Place({"provider": "memory"}, {"visibility": 3.0}, 2_000, 0.0)
+
+
+def sealed(directory: Path) -> Place:
+    """Sealed bodies, opened by a pool of two actors, in whose processes alone the keys are."""
+    keys = directory / "keys.json"
+    keys.write_text(KeySet.first("k1", 0.0).text())
+    crypto = {
+        "enabled": True,
+        "actors": 2,
+        "keys": {"provider": "file", "path": str(keys)},
+        "plaintext": "reject",
+        "replay": {"enabled": True},
+    }
+    return replace(MEMORY, crypto=crypto)
 
 
 def sqs(endpoint: str, directory: Path) -> Place:
@@ -165,6 +182,7 @@ def config(directory: Path, name: str, handler: str, place: Place = MEMORY) -> d
         "state": {"store": "sqlite", "path": str(directory / "state.sqlite")},
         "timeouts": {"answer": 12.0, **place.timeouts},
         "retry": dict(place.retry),
+        "crypto": dict(place.crypto),
     }
 
 

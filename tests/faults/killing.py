@@ -117,6 +117,27 @@ def _receiver_after_settle(actor: Any, strike: Callable[[int], None]) -> None:
     core._source.complete = settle
 
 
+def _crypto_taking(actor: Any, strike: Callable[[int], None]) -> None:
+    opened = actor._bodies.open
+
+    async def open_rows(rows: Any, *, fresh: bool) -> Any:
+        strike(len(rows))
+        return await opened(rows, fresh=fresh)
+
+    actor._bodies.open = open_rows
+
+
+def _crypto_answering(actor: Any, strike: Callable[[int], None]) -> None:
+    opened = actor._bodies.open
+
+    async def open_rows(rows: Any, *, fresh: bool) -> Any:
+        answer = await opened(rows, fresh=fresh)
+        strike(len(rows))
+        return answer
+
+    actor._bodies.open = open_rows
+
+
 MOMENTS = {
     "handler": {
         "while a row runs": _handler_running,
@@ -131,6 +152,10 @@ MOMENTS = {
         "rows received": _receiver_taking,
         "outcomes known, not settled": _receiver_before_settle,
         "settled, not known to be": _receiver_after_settle,
+    },
+    "crypto": {
+        "a batch taken in": _crypto_taking,
+        "opened, not answered": _crypto_answering,
     },
 }
 """Kind of actor to the moments at which it can be killed."""
@@ -169,8 +194,13 @@ async def kill(
         How many rows it had in hand.
     """
     crew = runtime._actors["flights"]
-    places = {"handler": crew.handlers, "router": crew.routers, "receiver": crew.receivers}[kind]
-    place: Any = places[number]
+    places = {
+        "handler": crew.handlers,
+        "router": crew.routers,
+        "receiver": crew.receivers,
+        "crypto": [] if runtime._shared is None else runtime._shared.pool,
+    }
+    place: Any = places[kind][number]
     before = place.process.pid
     with contextlib.suppress(RayActorError):  # it may die before it can say that it is armed
         await place.actor.__ray_call__.remote(arm, kind, moment, str(note), least)

@@ -289,6 +289,33 @@ BUGS = (
 """,
         "",
     ),
+    Bug(
+        "an opened batch overtakes",
+        "F1, F3: a batch goes on when every earlier one that holds one of its sessions has",
+        "pipeline.stages.opening",
+        """        if not job.opened or job.behind or job not in self._jobs:
+""",
+        """        if not job.opened or job not in self._jobs:
+""",
+    ),
+    Bug(
+        "what is opened too late goes on",
+        "law 3 b: of a turn that is stopped nothing begins",
+        "pipeline.stages.opening",
+        """        if may_go.all():
+""",
+        """        if len(may_go):
+""",
+    ),
+    Bug(
+        "a missing key is an attempt",
+        "C5, H5: a missing key costs no attempt",
+        "pipeline.stages.stints",
+        """            outcome = Outcome(row, Kind.RETRY, delay=refusal.retry, counted=False)
+""",
+        """            outcome = Outcome(row, Kind.RETRY, delay=refusal.retry)
+""",
+    ),
 )
 
 

@@ -14,6 +14,8 @@ GRACE = 10.0
 DIALECTS = ("native", "groups")
 _UNORDERED = 5
 """Each so manieth seed is of a queue without sessions."""
+_OPENED = 3
+"""In each so manieth seed bodies have to be opened."""
 KINDS = ("async", "async", "sync", "async batch", "sync batch")
 
 _FATES = {
@@ -77,6 +79,7 @@ class Plan:
         anew: whether the others have ended before, and the broker was made anew: its sequences
             begin at 1 again, and everything else has started anew, but for the store.
         pace: the longest that a call takes without any fault, in seconds.
+        opens: whether bodies have to be opened, which takes time, and some keys come late.
     """
 
     seed: int
@@ -98,6 +101,7 @@ class Plan:
     later: int
     anew: bool
     pace: float
+    opens: bool
 
     @property
     def ordered(self) -> bool:
@@ -110,7 +114,7 @@ class Plan:
         return (
             f"{self.dialect} ({self.count}), {self.kind} handler, {self.receivers} receivers, "
             f"{self.routers} routers, {self.handlers} handlers, {len(self.fates)} messages of "
-            f"{sessions} sessions"
+            f"{sessions} sessions{', sealed' if self.opens else ''}"
         )
 
 
@@ -146,6 +150,7 @@ def plan_of(seed: int) -> Plan:
         later=dice.randint(0, len(fates)),
         anew=dice.random() < 0.15,
         pace=dice.choice((0.0, 0.002, 0.05)),
+        opens=seed % _OPENED == 0,
     )
 
 

@@ -28,6 +28,7 @@ from tests.simulation.chance import chance, stream
 from tests.simulation.ending import QUEUE, drained
 from tests.simulation.faults import EVERYTHING, Fault, Schedule
 from tests.simulation.journal import Broken, Journal
+from tests.simulation.opening import LateOpener
 from tests.simulation.plan import ATTEMPTS, GRACE, VISIBILITY, Plan
 from tests.simulation.processes import NOBODY, Process, ProcessLoop, Slot
 from tests.simulation.unordered import UnorderedJournal
@@ -294,6 +295,7 @@ class World:
             self.table,
             self._clock(process.name),
             self._fatal(process),
+            LateOpener(plan.seed, process.name) if plan.opens else None,
         )
         await self.within(process, process.core.start())
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from pipeline.batch import MessageBatch
+from pipeline.errors import KeyNotFound, UnencryptedMessage
 from pipeline.handlers.api import Context, Keeping, Reject, Retry, Signals, States, handler
 from pipeline.handlers.run import InvalidBody, Raised, Runner, StateCodec, Verdict
 from pipeline.message import Delivery, Message
@@ -34,11 +35,12 @@ class Point:
     y: int = 0
 
 
-def runner_of(body: Any = bytes, exceptions: Any = None) -> Runner:
+def runner_of(body: Any = bytes, exceptions: Any = None, *, redacted: bool = False) -> Runner:
     def take(body) -> None: ...  # type: ignore[no-untyped-def]
 
     take.__annotations__["body"] = body
-    return Runner(handler(take), POLICY, exceptions or {}, Signals(QueueName("q")), lambda: 0.5)
+    signals = Signals(QueueName("q"))
+    return Runner(handler(take), POLICY, exceptions or {}, signals, lambda: 0.5, redacted=redacted)
 
 
 def body_of(runner: Runner, body: bytes) -> Any:
@@ -295,3 +297,25 @@ def test_an_error_without_a_text_and_a_rejection_without_an_error() -> None:
     facts = json.loads(runner_of().describe(Verdict(None, "x", words="no"), 1, 0, 0))
     assert facts["reason"] == "no"
     assert "error" not in facts
+
+
+@pytest.mark.spec("R3", "C4")
+def test_a_redacted_description_tells_kinds_and_hashes() -> None:
+    """Equal texts have equal hashes; what the cryptography says of a message has no secret."""
+    runner = runner_of(redacted=True)
+
+    def facts(error: BaseException | None, words: str = "") -> dict[str, Any]:
+        verdict = Verdict(None, "x", error, words)
+        told: dict[str, Any] = json.loads(runner.describe(verdict, 2, 0, 1))
+        return told
+
+    one, other = facts(raised(ValueError("secret"))), facts(raised(ValueError("secret")))
+    assert one == other
+    assert one["error"] == "ValueError"
+    assert one["attempts"] == 2
+    assert not {"message", "stack", "reason"} & set(one)
+    assert one["message_hash"] != facts(ValueError("another"))["message_hash"]
+    assert set(facts(None, "secret")) - set(facts(None)) == {"reason_hash"}
+    assert "secret" not in json.dumps([one, facts(None, "secret"), facts(KeyError("\ud800secret"))])
+    assert "2026-11" in facts(KeyNotFound("2026-11"))["message"]
+    assert "plain" in facts(UnencryptedMessage("plain"))["message"]

@@ -48,6 +48,14 @@ def test_a_queue_name_keeps_to_what_every_provider_takes(value: str) -> None:
         QueueName(value)
 
 
+@pytest.mark.spec("M1", "C3")
+def test_the_id_of_a_key_fits_its_byte_of_length() -> None:
+    """In UTF-8, where a character may take four."""
+    assert EncryptionKeyId("ü" * 127)
+    with pytest.raises(ValidationError, match="at most 255 bytes in UTF-8"):
+        EncryptionKeyId("ü" * 128)
+
+
 @pytest.mark.spec("M1", "P8")
 def test_a_receipt_is_never_shown() -> None:
     """Not in its repr, and not in an error about it."""

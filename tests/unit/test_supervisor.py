@@ -139,6 +139,20 @@ async def test_every_pipeline_is_drained() -> None:
     assert "stop_receiving" in two.calls
 
 
+@pytest.mark.spec("F1", "F7", "O4")
+async def test_the_crypto_pool_is_watched_beside_the_pipelines() -> None:
+    """What its actors count is added up; one that can't go on ends the run."""
+    pool = [
+        Actor("crypto:0", counts(opened=3)),
+        Actor("crypto:1", Said({"opened": 4}, "TypeError: keys are not refreshed")),
+    ]
+    watcher = Supervisor({"p": parts([])}, depth_of, Limits(), pool=pool)
+    await watcher.look()
+    assert watcher.shared.counts == {"opened": 7}
+    assert watcher.shared.errors == ["crypto:1: TypeError: keys are not refreshed"]
+    await watcher.drain()
+
+
 @pytest.mark.spec("R2", "O4")
 async def test_connections_are_watched_beside_the_pipelines() -> None:
     """Their breakers are shown; an open one is a reason not to be ready, and no error."""
@@ -147,7 +161,7 @@ async def test_connections_are_watched_beside_the_pipelines() -> None:
         {"p": parts([])}, depth_of, Limits(), connections={"main": Actor("connection:main", said)}
     )
     await watcher.look()
-    shown = watcher.connections
+    shown = watcher.shared
     assert shown.breakers == {"main": {"send": ("open", 7.0)}}
     assert shown.missing == ["connection:main: the circuit breaker is open: send"]
     assert (shown.errors, shown.replaced) == ([], 0)

@@ -108,7 +108,7 @@ class AzureSender:
     def _session(self, message: Message) -> str | None:
         if message.session is not None:
             return str(message.session)
-        if self._settings.fifo and self._settings.sessionless == "spread":
+        if self._settings.spreads:
             return spread_session(str(message.id))
         return None
 

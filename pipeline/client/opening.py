@@ -1,0 +1,97 @@
+"""Bodies of a client: sealed before they are sent, opened when they came.
+
+It owns which messages are sealed and what is made of a body that can't be; how it is done is
+`pipeline.crypto`'s, which needs an extra and is imported only where the configuration has it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pipeline.batch import MessageBatch
+from pipeline.config.providers import AnyQueue
+from pipeline.crypto.envelope import PLAIN, EncryptedMessage, is_sealed
+from pipeline.errors import CryptoError, QueueError, ValidationError
+from pipeline.message import Message
+from pipeline.names import QueueName, SessionId
+from pipeline.refusals import Refusal
+from pipeline.session_keys import spread_session
+
+if TYPE_CHECKING:
+    from pipeline.crypto.bodies import Bodies
+
+
+class ClientBodies:
+    """What becomes of bodies in a client.
+
+    Args:
+        bodies: seals and opens them; None: cryptography is off, and they go as they are.
+        queues: the configuration's, by name. One that gives sessions to messages without any does
+            that before their bodies are sealed, because a body is bound to its session.
+    """
+
+    def __init__(self, bodies: Bodies | None, queues: Mapping[QueueName, AnyQueue]) -> None:
+        self._bodies = bodies
+        self._queues = queues
+
+    async def start(self) -> None:
+        """Make ready what seals and opens."""
+        if self._bodies is not None:
+            await self._bodies.start()
+
+    async def close(self) -> None:
+        """Let go of the keys."""
+        if self._bodies is not None:
+            await self._bodies.close()
+
+    async def seal(self, queue: str, messages: Sequence[Message]) -> list[Message | QueueError]:
+        """The messages as they are to be sent; or why one can't be."""
+        if self._bodies is None:
+            return [_plain(message) for message in messages]
+        if not messages:
+            return []
+        from pipeline.crypto.rows import PlainRows
+
+        settings = self._queues[QueueName(queue)]
+        if settings.spreads:
+            messages = [_with_session(message) for message in messages]
+        sealed = await self._bodies.seal(PlainRows.of(messages), from_start=settings.stamps_start)
+        return sealed.put_into(messages)
+
+    async def open(self, batch: MessageBatch, *, fresh: bool) -> MessageBatch:
+        """A batch with its bodies opened; a row whose body can't be had carries why."""
+        if self._bodies is None or not len(batch):
+            return batch
+        from pipeline.crypto.rows import SealedRows
+
+        columns = map(batch.column, ("id", "session", "body", "enqueued_at"))
+        opened = await self._bodies.open(SealedRows(*columns), fresh=fresh)
+        batch = batch.replacing({"body": opened.bodies, "nonce": opened.nonces})
+        if not opened.errors:
+            return batch
+        refused: list[str | None] = [None] * len(batch)
+        for row, error in opened.errors.items():
+            refused[row] = Refusal(error).text()
+        return batch.with_columns(refused=refused)
+
+
+def _plain(message: Message) -> Message | QueueError:
+    """A message that goes plain; one that is sealed already, and goes on, is none."""
+    if is_sealed(message.body):
+        try:
+            EncryptedMessage.decode(message.body)
+        except CryptoError:
+            return ValidationError(
+                "Message.body",
+                PLAIN,
+                f"{len(message.body)} bytes",
+            )
+    return message
+
+
+def _with_session(message: Message) -> Message:
+    if message.session is not None:
+        return message
+    return replace(message, session=SessionId(spread_session(str(message.id))))

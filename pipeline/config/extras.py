@@ -1,0 +1,35 @@
+"""Which of the optional packages are installed, found out without importing any of them."""
+
+from __future__ import annotations
+
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
+
+
+def installed(module: str) -> bool:
+    """Look for a module without importing anything; `find_spec` alone would import its parents."""
+    top, *steps = module.split(".")
+    spec = find_spec(top)
+    for step in steps:
+        if spec is None:
+            break
+        # By its own name, not the dotted one: a package without an __init__ would ask for its
+        # parent, which isn't imported.
+        spec = PathFinder.find_spec(step, list(spec.submodule_search_locations or ()))
+    return spec is not None
+
+
+def lacking(extra: str, module: str) -> str:
+    """What to install for a module that is missing; "" when it is there.
+
+    Args:
+        extra: the extra that brings it.
+        module: the module.
+
+    Example:
+        >>> lacking("aws", "no_such_module")
+        "needs pip install 'queue-runtime[aws]' (no_such_module is missing)"
+    """
+    if installed(module):
+        return ""
+    return f"needs pip install 'queue-runtime[{extra}]' ({module} is missing)"

@@ -1,0 +1,1 @@
+"""Where encryption keys are kept: a module for each place, chosen in `pipeline.crypto.open`."""
