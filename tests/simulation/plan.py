@@ -150,7 +150,7 @@ def plan_of(seed: int) -> Plan:
         later=dice.randint(0, len(fates)),
         anew=dice.random() < 0.15,
         pace=dice.choice((0.0, 0.002, 0.05)),
-        opens=seed % _OPENED == 0,
+        opens=seed % _OPENED == _OPENED - 1,
     )
 
 
