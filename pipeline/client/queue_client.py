@@ -210,6 +210,9 @@ class QueueClient(Sending, Receiving, Settling):
     async def depth(self, queue: str) -> Depth:
         """How much a queue holds now; see `Depth`. A guess where `exact_depth` is False (SQS).
 
+        Service Bus tells no counts: the age of the oldest message, and how many scheduled ones are
+        among the first.
+
         Args:
             queue: a queue of the configuration.
         """

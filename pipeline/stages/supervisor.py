@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol
 
-from pipeline.errors import ConfigurationError, QueueError
+from pipeline.errors import ConfigurationError, ProviderError, QueueError
 from pipeline.providers.port import Depth
 from pipeline.retry import RetryPolicy
 from pipeline.stages.calls import ProcessDied, RunRow
@@ -234,7 +234,9 @@ class Supervisor:
             figures.depth = await self._depth(parts.queue)
         except QueueError as error:
             told = f"queue {parts.queue}: {error}"
-            gone = isinstance(error, ProcessDied) or not error.transient
+            # What nobody has a name for says nothing of receives: they go on without a depth.
+            unclear = error.transient or isinstance(error, ProviderError)
+            gone = isinstance(error, ProcessDied) or not unclear
             (figures.errors if gone else figures.missing).append(told)
         return figures
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConnectionFailed
+from pipeline.errors import ConnectionFailed, ProviderError, QueueError, QueueNotFound
 from pipeline.providers.port import Depth
+from pipeline.stages.calls import ProcessDied
 from pipeline.stages.drain import Limits
 from pipeline.stages.supervisor import Figures, Parts, Said, Supervisor
 from pipeline.telemetry.counters import Histogram
@@ -87,6 +88,31 @@ async def test_errors_are_told_by_name() -> None:
     assert look["p"].errors == ["c0: broke"]
     assert look["p"].missing == ["c1: no answer", "queue orders: refused"]
     assert not watcher.empty(look), "what does not answer may hold anything"
+
+
+@pytest.mark.spec("F7", "P10")
+@pytest.mark.parametrize(
+    ("error", "fatal"),
+    [
+        (QueueNotFound("no such queue"), True),
+        (ProcessDied("its broker died"), True),
+        (ProviderError("azure_service_bus", "Odd", "what is that?"), False),
+    ],
+    ids=["not there", "died", "odd"],
+)
+async def test_a_depth_that_can_t_be_had_ends_no_run_by_itself(
+    error: QueueError, fatal: bool
+) -> None:
+    """But for what says that nothing can be received either; it isn't empty in any case."""
+
+    async def refused(queue: str) -> Depth:
+        raise error
+
+    watcher = supervisor({"p": parts([Actor("c0", counts(empty_receives=9))])}, refused)
+    look = await watcher.look()
+    told = [f"queue orders: {error}"]
+    assert (look["p"].errors, look["p"].missing) == ((told, []) if fatal else ([], told))
+    assert not watcher.empty(look)
 
 
 @pytest.mark.spec("F9")

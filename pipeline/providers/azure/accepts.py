@@ -19,6 +19,7 @@ from pipeline.config import AzureQueue
 from pipeline.errors import QueueError, SessionLocked, SessionNotFound, Timeout
 from pipeline.providers.azure.errors import condition_of
 from pipeline.providers.azure.link import Link
+from pipeline.providers.azure.locks import QueueLocks
 from pipeline.providers.azure.sdk import Next, Sdk
 from pipeline.providers.azure.session import PREFETCH, HeldSession
 
@@ -69,19 +70,19 @@ class Accepts:
         self._counts = counts
         self._budget = budget
         self._changed = changed
+        self._locks = QueueLocks(settings.path, settings.lock, clock)
         self._number = 0
         self._wanted = 0
         self._rows = 0
         self._side_by_side = _FEW
         self._wait = _WAIT
         self._not_before = 0.0
-        self._told_of_lock = False
         self._waiting: dict[asyncio.Task[HeldSession], float] = {}
         self._ending: set[asyncio.Task[Any]] = set()
         self.fresh: dict[HeldSession, float] = {}
         """Granted, and nobody was told; and since when."""
         self.failure: QueueError | None = None
-        """Why the last accept could not be made."""
+        """Why the last accept could not be made; None once the service has answered one."""
 
     # --- one accept -------------------------------------------------------------------------------
 
@@ -97,14 +98,13 @@ class Accepts:
         began = loop.time()
         try:
             handler = await line.open()
-            until = handler.session.locked_until_utc
-            number = self._next_number(None if until is None else until.timestamp())
-            deadline = max(began, loop.time() - _LATE) + self._settings.lock
+            told = handler.session.locked_until_utc
+            until = None if told is None else told.timestamp()
             held = HeldSession(
                 Link(line, self._sdk.limits.send),
-                number,
-                deadline,
-                self._settings.lock,
+                self._next_number(until),
+                self._locks.deadline(max(began, loop.time() - _LATE), until),
+                self._locks,
                 self._budget,
                 self._changed,
             )
@@ -114,9 +114,11 @@ class Accepts:
         except QueueError as error:
             self.later(line.close())
             if isinstance(session, Next) and _none_free(error):
+                self.failure = None
                 text = f"no session of {self._settings.path} with messages came free"
                 raise SessionNotFound(text) from error
             raise
+        self.failure = None
         self._counts["sessions_accepted"] += 1
         self._counts["sessions_in_use"] += 1
         held.task.add_done_callback(lambda _: self._over(held))
@@ -131,17 +133,7 @@ class Accepts:
 
         In steps of 10 us. All holders read one clock, the service's; here no two are alike.
         """
-        now = self._clock.now()
-        granted = now if until is None else until - self._settings.lock
-        if not self._told_of_lock and abs(granted - now) > 5.0:
-            self._told_of_lock = True
-            _log.warning(
-                "queue %s: the service locks sessions for about %.0f s by this machine's clock, "
-                "the configuration says lock: %g; one of the three is wrong",
-                self._settings.path,
-                granted - now + self._settings.lock,
-                self._settings.lock,
-            )
+        granted = self._clock.now() if until is None else until - self._settings.lock
         self._number = max(self._number + 1, int(granted * 1e5))
         return self._number
 
@@ -178,7 +170,6 @@ class Accepts:
         """
         self._wanted, self._wait = sessions, self._bounded(wait)
         self._rows = rows = min(rows, PREFETCH)
-        self.failure = None
         for held in self.fresh:
             held.allow(rows)
         self._fill()

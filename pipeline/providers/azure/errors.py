@@ -29,11 +29,14 @@ from pipeline.errors import (
 )
 
 PROVIDER = "azure_service_bus"
+UNREADABLE = "Unreadable"
+"""The code where the SDK could not decode what came."""
 
 _Make: TypeAlias = Callable[[str], QueueError]
 
 _SDK = "azure.servicebus."
 _ENGINE = "azure.servicebus._pyamqp.aio."
+_DECODER = "azure.servicebus._pyamqp._decode"
 
 _KEYS = "look at the connection's connection_string, or at the identity, and at this clock"
 _RIGHTS = "the key or identity needs the right to Send, or to Listen"
@@ -108,11 +111,9 @@ def from_exception(action: str, error: BaseException) -> QueueError:
     told = mask_secrets(str(error)).strip() or type(error).__name__
     text = f"{PROVIDER}: {action}: {told}"
     cause = getattr(error, "inner_exception", None) or error
-    inner = _kinds(cause)
-    if "TokenAuthFailure" in inner or "TokenExpired" in inner:
-        return AuthenticationFailed(f"{text}: {_KEYS}")
-    if "AuthenticationException" in inner:  # what the SDK calls a WebSocket that can't be opened
-        return ConnectionFailed(f"{text}: {_ADDRESS}")
+    disguised = _disguised(text, error, _kinds(cause))
+    if disguised is not None:
+        return disguised
     # What it knows nothing of the SDK wraps: then what is inside counts.
     judged = cause if type(error) is sdk.ServiceBusError else error
     for kind, make in _EXCEPTIONS:
@@ -128,6 +129,18 @@ def from_exception(action: str, error: BaseException) -> QueueError:
     return ProviderError(PROVIDER, condition or type(error).__name__, text, transient=transient)
 
 
+def _disguised(text: str, error: BaseException, inner: list[str]) -> QueueError | None:
+    """The error for what the SDK wraps in one that says something else; None for all others."""
+    if "TokenAuthFailure" in inner or "TokenExpired" in inner:
+        return AuthenticationFailed(f"{text}: {_KEYS}")
+    if "AuthenticationException" in inner:  # what the SDK calls a WebSocket that can't be opened
+        return ConnectionFailed(f"{text}: {_ADDRESS}")
+    if _of_the_decoder(error):
+        # Not for ever: the service counts it, and has it no more one day.
+        return ProviderError(PROVIDER, UNREADABLE, text, transient=True)
+    return None
+
+
 def condition_of(error: BaseException) -> str:
     """AMQP's condition of an error, as in `amqp:not-found`; "" where there is none."""
     found = getattr(error, "_condition", None) or getattr(error, "condition", None)
@@ -141,12 +154,26 @@ def _of_the_engine(error: BaseException) -> bool:
     It has a bare ValueError for that, or stumbles over what is gone. (What it can't encode, which
     is a message's fault, comes from another package of it.)
     """
+    module = _raised_in(error)
+    stumbled = isinstance(error, AttributeError) and module.startswith(_SDK)
+    return stumbled or module.startswith(_ENGINE)
+
+
+def _of_the_decoder(error: BaseException | None) -> bool:
+    """Whether something came that the SDK can't decode; it wraps that, and may shorten it."""
+    while error is not None:
+        if _raised_in(error) == _DECODER:
+            return True
+        error = getattr(error, "inner_exception", None) or error.__cause__
+    return False
+
+
+def _raised_in(error: BaseException) -> str:
+    """The module that raised it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
-    stumbled = isinstance(error, AttributeError) and module.startswith(_SDK)
-    return stumbled or module.startswith(_ENGINE)
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
 
 
 def _kinds(error: BaseException) -> list[str]:

@@ -24,6 +24,7 @@ from pipeline.errors import (
     Throttled,
     Timeout,
 )
+from pipeline.providers.azure import chatter
 from pipeline.providers.azure.errors import PROVIDER, from_exception
 
 T = TypeVar("T")
@@ -124,6 +125,7 @@ class Line:
         )
 
     async def _run(self, action: str, call: Callable[[Any], Awaitable[T]]) -> T:
+        chatter.claim()
         what = f"{self._what}: {action}"
         handler = self.handler
         try:
@@ -173,6 +175,7 @@ class Line:
     async def _goodbye(
         self, handler: Any, connections: list[Any], after: asyncio.Task[Any] | None
     ) -> None:
+        chatter.claim()
         if after is not None:
             await asyncio.wait([after], timeout=_LEAVE)
         try:

@@ -9,6 +9,7 @@ from azure.servicebus import ServiceBusReceivedMessage
 from pipeline.providers.azure import settle
 from pipeline.providers.azure.line import Line
 from pipeline.providers.azure.sdk import Ways
+from pipeline.providers.azure.unreadable import Unreadable, watch
 from pipeline.providers.port import DeadLetter, Failures
 
 
@@ -24,6 +25,9 @@ class Link:
         self._line = line
         self._limit = limit
         self.session = str(line.handler.session.session_id)
+        self.unreadable: list[Unreadable] = []
+        """What came and can't be decoded."""
+        watch(line.handler, self.unreadable.append)
         self.keeps_messages = not Ways.of(line.handler).settle_many
         """Whether a message is needed to settle it, and not its token alone."""
 
@@ -52,11 +56,12 @@ class Link:
             self._limit,
         )
 
-    async def renew(self) -> None:
-        """Prolong the session's lock."""
-        await self._line.do(
+    async def renew(self) -> float:
+        """Prolong the session's lock; returns its end by the service, in seconds since 1970."""
+        end = await self._line.do(
             "renew_session", lambda handler: handler.session.renew_lock(), self._limit
         )
+        return float(end.timestamp())
 
     async def state(self) -> bytes | None:
         """The bytes kept with the session."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,15 +18,17 @@ from azure.servicebus import ServiceBusMessageState, ServiceBusReceivedMessage
 from pipeline.batch import MessageBatch
 from pipeline.clock import Clock
 from pipeline.config import AzureQueue
-from pipeline.errors import Unsupported
+from pipeline.errors import ProviderError, Unsupported
 from pipeline.providers.azure import wire
-from pipeline.providers.azure.errors import PROVIDER
+from pipeline.providers.azure.errors import PROVIDER, UNREADABLE
 from pipeline.providers.azure.line import Line
 from pipeline.providers.azure.sdk import Sdk
 from pipeline.providers.port import Depth
 
 _log = logging.getLogger("queue_runtime.servicebus")
 _PEEK = b"com.microsoft:peek-message"
+_REQUEST = "_mgmt_request_response_with_retry"
+"""The SDK's private method for it."""
 _LOOKED_AT = 32
 """Messages among which the oldest one that is available is looked for."""
 
@@ -56,24 +59,43 @@ class Requests:
 
     async def peek(self, count: int, after: int, seconds: float) -> list[Any]:
         """Messages with a sequence above `after`, in order, of all sessions."""
-        found: list[Any] = await self._handler._mgmt_request_response_with_retry(  # noqa: SLF001
-            _PEEK,
-            {
-                "from-sequence-number": {"TYPE": "LONG", "VALUE": after + 1},
-                "message-count": count,
-            },
-            _peeked,
-            keep_alive_associated_link=False,
-            timeout=seconds,
-        )
-        return found
+        return await peek(self._handler, count, after, seconds, linked=False)
+
+
+async def peek(
+    handler: Any, count: int, after: int, seconds: float, *, linked: bool = True
+) -> list[Any]:
+    """Messages with a sequence above `after`, in order.
+
+    Args:
+        handler: the SDK's, of requests or of a receiver.
+        count: the most.
+        after: the sequence before them.
+        seconds: for the request.
+        linked: whether it has a link to receive on, which the request then keeps alive.
+    """
+    request = getattr(handler, _REQUEST, None)
+    if request is None:  # the public call fails as a whole where one message can't be decoded
+        return list(await handler.peek_messages(count, sequence_number=after + 1, timeout=seconds))
+    asked = {
+        "from-sequence-number": {"TYPE": "LONG", "VALUE": after + 1},
+        "message-count": count,
+    }
+    return list(
+        await request(_PEEK, asked, _peeked, keep_alive_associated_link=linked, timeout=seconds)
+    )
 
 
 def _peeked(status: int, message: Any, description: Any, amqp_transport: Any) -> list[Any]:
-    """What the answer to a peek holds."""
+    """What the answer to a peek holds, but for what can't be decoded: a receive tells of that."""
     if status == 200:
-        entries = message.value[b"messages"]
-        return [ServiceBusReceivedMessage.from_bytes(bytes(one[b"message"])) for one in entries]
+        found: list[Any] = []
+        for entry in message.value[b"messages"]:
+            try:
+                found.append(ServiceBusReceivedMessage.from_bytes(bytes(entry[b"message"])))
+            except Exception as error:  # noqa: BLE001 - whatever the SDK says of it
+                _log.debug("a message that was peeked at can't be decoded: %s", error)
+        return found
     if status in (202, 204):
         return []
     condition = (message.application_properties or {}).get(b"errorCondition")
@@ -93,6 +115,7 @@ class Peeks:
     def __init__(self, sdk: Sdk, settings: AzureQueue, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
+        self._warned = False
         self._seconds = sdk.limits.send
         self._alone = Requests.has(sdk.client)
         self._line = self._requests(sdk.client, sdk) if self._alone else sdk.receiver(settings)
@@ -117,18 +140,32 @@ class Peeks:
         return MessageBatch.from_columns(len(messages), wire.columns_of(messages))
 
     async def depth(self) -> Depth:
-        """How old the oldest available message is; how many there are needs other rights."""
+        """How old the oldest available message is, and whether any is scheduled, as far as is seen.
+
+        How many there are needs other rights. An answer that can't be read is no error: whoever
+        asks wants to know how old it is, and it is unknown then.
+        """
         if self._settings.fifo and not self._alone:
             return Depth()
-        found = await self._messages(_LOOKED_AT, 0)
+        try:
+            found = await self._messages(_LOOKED_AT, 0)
+        except ProviderError as error:
+            if error.transient and error.code != UNREADABLE:
+                raise
+            if not self._warned:
+                self._warned = True
+                _log.warning("how old the oldest message is is unknown from here on: %s", error)
+            return Depth()
+        states = Counter(message.state for message in found)
         sent = [
-            message.enqueued_time_utc
+            message.enqueued_time_utc.timestamp()
             for message in found
             if message.state is ServiceBusMessageState.ACTIVE and message.enqueued_time_utc
         ]
-        if not sent:
-            return Depth()
-        return Depth(oldest_age=max(0.0, self._clock.now() - sent[0].timestamp()))
+        return Depth(
+            scheduled=states[ServiceBusMessageState.SCHEDULED] or None,
+            oldest_age=max(0.0, self._clock.now() - sent[0]) if sent else None,
+        )
 
     async def _messages(self, count: int, after: int) -> Sequence[Any]:
         if self._alone:
@@ -139,9 +176,7 @@ class Peeks:
             raise Unsupported("peek", f"{PROVIDER} with sessions by this version of the SDK")
         return await self._line.do(
             "peek",
-            lambda receiver: receiver.peek_messages(
-                count, sequence_number=after + 1, timeout=self._seconds
-            ),
+            lambda receiver: peek(receiver, count, after, self._seconds),
             self._seconds,
         )
 

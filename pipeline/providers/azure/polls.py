@@ -11,6 +11,7 @@ from pipeline.errors import MessageLockLost, QueueError
 from pipeline.providers.azure.line import Line
 from pipeline.providers.azure.sdk import Ways
 from pipeline.providers.azure.settle import Receipt
+from pipeline.providers.azure.unreadable import Unreadable, watch
 from pipeline.providers.configured import Limits
 
 _log = logging.getLogger("queue_runtime.servicebus")
@@ -29,14 +30,20 @@ class Polls:
         line: a receiver; nobody else uses it.
         limits: time-outs.
         late: takes what came when nobody waited for it any more, and the link it came on.
+        unreadable: told of messages that can't be decoded.
     """
 
     def __init__(
-        self, line: Line, limits: Limits, late: Callable[[list[Any], Any], object]
+        self,
+        line: Line,
+        limits: Limits,
+        late: Callable[[list[Any], Any], object],
+        unreadable: Callable[[Unreadable], object],
     ) -> None:
         self._line = line
         self._limits = limits
         self._late = late
+        self._unreadable = unreadable
         self._idle: asyncio.TimerHandle | None = None
         self._draining: asyncio.Task[None] | None = None
 
@@ -57,6 +64,7 @@ class Polls:
         async def call(receiver: Any) -> list[Any]:
             nonlocal link
             link = receiver
+            watch(receiver, self._unreadable)
             return await pull(receiver, most, wait)
 
         messages = await self._line.do(

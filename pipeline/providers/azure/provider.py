@@ -188,7 +188,10 @@ class AzureProvider:
             )
 
     async def depth(self, queue: str) -> Depth:
-        """How old the oldest message is; counts need the management endpoint and its rights."""
+        """How old the oldest message is, and how many scheduled ones are seen; there may be more.
+
+        Counts need the management endpoint and its rights.
+        """
         self._guard.check()
         settings = self._settings(queue)
         if settings.topic is not None and settings.subscription is None:

@@ -16,11 +16,13 @@ from pipeline.batch import MessageBatch
 from pipeline.clock import Clock
 from pipeline.config import AzureQueue
 from pipeline.errors import Closed, MessageLockLost, MessageNotFound, Unsupported
-from pipeline.providers.azure import settle, wire
+from pipeline.providers.azure import peeks, settle, wire
 from pipeline.providers.azure.errors import PROVIDER
+from pipeline.providers.azure.locks import QueueLocks
 from pipeline.providers.azure.polls import Polls
 from pipeline.providers.azure.sdk import Sdk, Ways
 from pipeline.providers.azure.settle import Desk, Receipt, receipt_of
+from pipeline.providers.azure.unreadable import Unreadable
 from pipeline.providers.guard import Guard
 from pipeline.providers.port import DeadLetter, Failures, Holding, Received, Renewed, Want
 
@@ -63,6 +65,7 @@ class AzureReceiver:
     ) -> None:
         self._queue = queue
         self._lock = settings.lock
+        self._locks = QueueLocks(queue, settings.lock, clock)
         self._limits = sdk.limits
         self._clock = clock
         self._guard = guard
@@ -70,7 +73,10 @@ class AzureReceiver:
         self._forget = forget
         self._dead_letters = dead_letters
         self._polls = Polls(
-            sdk.receiver(settings, dead_letters=dead_letters), sdk.limits, self._late
+            sdk.receiver(settings, dead_letters=dead_letters),
+            sdk.limits,
+            self._late,
+            lambda unreadable: self._spawn(self._set_aside(unreadable)),
         )
         self._other = sdk.receiver(settings, dead_letters=dead_letters)
         self._desk = Desk(self._other, sdk.limits.send)
@@ -78,7 +84,6 @@ class AzureReceiver:
         self._look_at = _MANY
         self._holding = 0
         self._size = 0.0
-        self._warned = False
         self._stop = asyncio.Event()
         self._bringing: asyncio.Task[Received] | None = None
         self._later: set[asyncio.Task[Any]] = set()
@@ -142,6 +147,15 @@ class AzureReceiver:
         receipts = self._receipts(messages, link, asyncio.get_running_loop().time() + self._lock)
         self._spawn(self._free(receipts))
 
+    async def _set_aside(self, unreadable: Unreadable) -> None:
+        """What can't be decoded goes to the dead letters."""
+        failures = None
+        if not self._dead_letters:  # it is there: what is given back comes again at once
+            failures = await self._desk.settle(
+                settle.SUSPENDED, [unreadable.receipt], unreadable.reason
+            )
+        unreadable.tell(f"queue {self._queue}", failures)
+
     def _nothing(self) -> Received:
         return Received(MessageBatch.empty(), [], asyncio.get_running_loop().time() + self._lock)
 
@@ -149,8 +163,7 @@ class AzureReceiver:
         loop = asyncio.get_running_loop()
         now = self._clock.now()
         ends = [wire.locked_until(message) for message in messages]
-        left = self._seen(min((end for end in ends if end is not None), default=None), now)
-        deadline = min(since + self._lock, loop.time() + left)
+        deadline = self._locks.deadline(since, _first(ends))
         columns = wire.columns_of(messages)
         # Holdings grow whoever has them, as the calendar does: in steps of 10 us.
         self._holding = max(self._holding + 1, int(now * 1e5))
@@ -175,25 +188,6 @@ class AzureReceiver:
     def _receipts(self, messages: Sequence[Any], link: Any, deadline: float) -> list[Receipt]:
         ways = Ways.of(self._other.handler)  # they are settled there
         return [receipt_of(message, link, deadline, ways) for message in messages]
-
-    def _seen(self, end: float | None, now: float) -> float:
-        """Seconds that a lock lasts by what the service says, or what it was told to last.
-
-        The service's calendar need not be ours: what can't be is not believed, and told once.
-        """
-        if end is None:
-            return self._lock
-        left = end - now
-        if abs(left - self._lock) > max(5.0, self._lock / 5) and not self._warned:
-            self._warned = True
-            _log.warning(
-                "queue %s: its messages seem to be locked for %.0f s, and the configuration says "
-                "lock: %g. Make it what the queue has; or this machine's clock is off",
-                self._queue,
-                left,
-                self._lock,
-            )
-        return left if 0 < left < self._lock else self._lock
 
     async def end_wait(self) -> None:
         """Let a pending receive return when its poll is over."""
@@ -244,13 +238,14 @@ class AzureReceiver:
         return await self._settle(settle.DEFERRED, receipts)
 
     async def renew(self, receipts: Sequence[Receipt]) -> Renewed:
-        """Prolong message locks by the queue's lock duration from now."""
+        """Prolong message locks, by what the entity says."""
         now = self._guard.check().time()
         failures = await self._desk.settle(settle.RENEWED, receipts)
-        for at, receipt in enumerate(receipts):
-            if at not in failures:
-                receipt.deadline = now + self._lock
-        return Renewed(now + self._lock, failures)
+        renewed = [receipt for at, receipt in enumerate(receipts) if at not in failures]
+        deadline = self._locks.deadline(now, _first([receipt.until for receipt in renewed]))
+        for receipt in renewed:
+            receipt.deadline = deadline
+        return Renewed(deadline, failures)
 
     async def _settle(
         self, status: str, receipts: Sequence[Receipt], reason: DeadLetter | None = None
@@ -302,9 +297,7 @@ class AzureReceiver:
         self._guard.check()
         messages = await self._other.do(
             "peek",
-            lambda receiver: receiver.peek_messages(
-                count, sequence_number=after + 1, timeout=self._limits.send
-            ),
+            lambda receiver: peeks.peek(receiver, count, after, self._limits.send),
             self._limits.send,
         )
         if not messages:
@@ -374,4 +367,11 @@ class AzureReceiver:
             )
         await self._desk.end()
         await asyncio.gather(self._polls.close(), self._other.close())
+        while self._later:  # what came in those last moments and can't be decoded
+            await asyncio.wait(list(self._later))
         self._forget(self)
+
+
+def _first(ends: Sequence[float | None]) -> float | None:
+    """When the first of some locks ends, as far as that was told."""
+    return min((end for end in ends if end is not None), default=None)

@@ -21,6 +21,7 @@ from azure.servicebus.aio import ServiceBusClient
 from pipeline.config import AzureConnection, AzureQueue, resolve
 from pipeline.config.aws import address_of
 from pipeline.errors import ConfigurationError
+from pipeline.providers.azure import chatter
 from pipeline.providers.azure.line import Line
 from pipeline.providers.configured import Limits
 
@@ -59,6 +60,7 @@ class Sdk:
 
     async def start(self) -> None:
         """Make the client; nothing is called yet."""
+        chatter.hush()
         options = self._options()
         if self.settings.namespace is not None:
             self._credential = _found_credential(self.settings.client_id)
@@ -178,8 +180,8 @@ class Sdk:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             context.load_verify_locations(bundle or certifi.where())
-        except ssl.SSLError as error:
-            text = f"{self._path}.ca_bundle: there is no certificate in {bundle}: {error}"
+        except OSError as error:  # what can't be read, and, of ssl, what holds no certificate
+            text = f"{self._path}.ca_bundle: {bundle} can't be read, or is no certificate: {error}"
             raise ConfigurationError(text) from None
         return context
 

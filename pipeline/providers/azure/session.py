@@ -27,6 +27,7 @@ from pipeline.errors import (
 from pipeline.providers.azure import settle
 from pipeline.providers.azure.errands import Errands, Kind
 from pipeline.providers.azure.link import Link
+from pipeline.providers.azure.locks import QueueLocks
 from pipeline.providers.azure.wire import sequence_of, size_of
 from pipeline.providers.port import UNBOUNDED, DeadLetter, Failures
 
@@ -61,7 +62,7 @@ class HeldSession:
         link: its link.
         number: the holding's.
         deadline: `loop.time()` at which its lock ends.
-        lock: seconds that a renewal is good for.
+        locks: tells how long a renewal is good for.
         budget: how many more messages all sessions of the receiver may bring now.
         changed: called when messages came, and at the end.
     """
@@ -71,7 +72,7 @@ class HeldSession:
         link: Link,
         number: int,
         deadline: float,
-        lock: float,
+        locks: QueueLocks,
         budget: Callable[[], int],
         changed: Callable[[], None],
     ) -> None:
@@ -82,7 +83,7 @@ class HeldSession:
         self.lost: QueueError | None = None
         self._cause: QueueError | None = None
         self._link = link
-        self._lock = lock
+        self._locks = locks
         self._budget = budget
         self._changed = changed
         self._hand: set[SessionReceipt] = set()
@@ -187,8 +188,7 @@ class HeldSession:
 
         async def call() -> float:
             now = asyncio.get_running_loop().time()
-            await self._link.renew()
-            self.deadline = now + self._lock
+            self.deadline = self._locks.deadline(now, await self._link.renew())
             return self.deadline
 
         return await self._ask(call)
@@ -291,7 +291,7 @@ class HeldSession:
             else:
                 await self._rest()
 
-    async def _unless_lost(self, call: Coroutine[Any, Any, None]) -> None:
+    async def _unless_lost(self, call: Coroutine[Any, Any, object]) -> None:
         """Make a call: its refusal is an answer as any other, unless the link went with it."""
         try:
             await call
@@ -309,7 +309,20 @@ class HeldSession:
         if (self._flowing or messages) and most > len(messages):
             messages += await self._link.receive(most - len(messages), _MORE)
         self._flowing = bool(messages)
+        await self._set_aside()
         self._take_in(messages)
+
+    async def _set_aside(self) -> None:
+        """What can't be decoded goes to the dead letters, and what is behind it waits for that.
+
+        When it could not be, the session is given back, and it is tried in the next holding.
+        """
+        while self._link.unreadable:
+            one = self._link.unreadable.pop(0)
+            failures = await self._link.settle(settle.SUSPENDED, [one.receipt], one.reason)
+            one.tell(f"session {self.session}", failures)
+            if failures:
+                raise failures[0]
 
     def _take_in(self, messages: Sequence[ServiceBusReceivedMessage]) -> None:
         for message in messages:

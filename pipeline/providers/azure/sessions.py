@@ -150,21 +150,23 @@ class AzureSessionReceiver:
         return self._most - sum([held.waiting for held in self._held.values()])
 
     async def _something(self, want: Want, began: float) -> None:
-        """Return when there is something to bring, or the wait is over."""
+        """Return when there is something to bring, or the wait is over.
+
+        An accept that fails meanwhile is raised at once; an earlier failure at the end, when no
+        accept has ended well since: a service that can't be reached is no empty queue.
+        """
         loop = asyncio.get_running_loop()
-        end = began + want.wait
+        before = self._accepts.failure
         while not self._ready(want):
             failure = self._accepts.failure
             if self._guard.closed or self._ended:
                 return
-            if failure is not None and want.new_sessions:
-                self._accepts.failure = None
+            if failure is not None and failure is not before and want.new_sessions:
                 raise failure
-            now = loop.time()
-            until = end
-            if now >= end and want.new_sessions and self._accepts.asking(began):
-                until = began + _ONCE
-            if now >= until:
+            until = self._until(want, began, failing=failure is not None)
+            if loop.time() >= until:
+                if failure is not None and want.new_sessions:
+                    raise failure
                 return
             self._stir.clear()
             try:
@@ -172,6 +174,21 @@ class AzureSessionReceiver:
                     await self._stir.wait()
             except TimeoutError:
                 continue
+
+    def _until(self, want: Want, began: float, *, failing: bool) -> float:
+        """When the wait is over; an accept under way may end it later, for an answer that is known.
+
+        Args:
+            want: what is waited for.
+            began: when it began to wait.
+            failing: whether the accept before failed: this one tells whether that is still so.
+        """
+        end = began + want.wait
+        if asyncio.get_running_loop().time() < end:
+            return end
+        if not want.new_sessions or not self._accepts.asking(began):
+            return end
+        return end + _ONCE if failing else began + _ONCE
 
     def _stirred(self) -> None:
         """Something came, or a session ended."""
@@ -265,7 +282,7 @@ class AzureSessionReceiver:
         return failures
 
     async def renew_sessions(self, holdings: Sequence[int]) -> Renewed:
-        """Prolong session locks by the queue's lock duration from now."""
+        """Prolong session locks, by what the entity says."""
         self._guard.check()
         deadlines, failures = await of_each(holdings, lambda number: self._find(number).renew())
         return Renewed(min(deadlines, default=0.0), failures)

@@ -31,6 +31,8 @@ MOST = 500
 """Lock tokens in one request."""
 _LONGEST = 4_096
 """Characters that the service keeps of a reason and of a description."""
+_ENDS = b"expirations"
+"""Where the answer to a renewal has the ends of the locks, in milliseconds since 1970."""
 _PUBLIC = {
     COMPLETED: "complete_message",
     ABANDONED: "abandon_message",
@@ -51,6 +53,8 @@ class Receipt:
         deadline: `loop.time()` at which its lock ends.
         message: the SDK's, where its public methods are needed to settle it.
         ended: it was settled.
+        until: when its lock ends by what the service said when it was renewed, in seconds since
+            1970.
     """
 
     token: UUID
@@ -59,6 +63,7 @@ class Receipt:
     deadline: float
     message: Any = None
     ended: bool = False
+    until: float | None = None
 
 
 def receipt_of(message: Any, link: Any, deadline: float, ways: Ways) -> Receipt:
@@ -207,7 +212,9 @@ def _batched(status: str, receipts: Sequence[Receipt], reason: DeadLetter | None
         ways = Ways.of(handler)
         if status == RENEWED:
             if ways.renew_many:
-                await handler._renew_locks(*tokens)  # noqa: SLF001 - checked
+                told = await handler._renew_locks(*tokens)  # noqa: SLF001 - checked
+                for receipt, end in zip(receipts, told[_ENDS], strict=False):
+                    receipt.until = end / 1000
             return ways.renew_many
         if ways.settle_many:
             details = None if reason is None else _details(reason)
@@ -242,8 +249,10 @@ async def _one_by_one(
     failures: Failures = {}
     for at, receipt in enumerate(receipts):
 
-        async def call(handler: Any, message: Any = receipt.message) -> None:
-            await getattr(handler, _PUBLIC[status])(message, **options)
+        async def call(handler: Any, receipt: Receipt = receipt) -> None:
+            told = await getattr(handler, _PUBLIC[status])(receipt.message, **options)
+            if status == RENEWED:
+                receipt.until = told.timestamp()
 
         try:
             await line.do(status, call, seconds)

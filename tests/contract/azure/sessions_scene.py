@@ -99,16 +99,26 @@ async def scene(
     lock: float = 30.0,
     send: float = 10.0,
     connect: float = 30.0,
+    told: float | None = None,
     **settings: Any,
 ) -> AsyncIterator[Scene]:
-    """A queue with sessions; at the end nothing may be in anybody's hand."""
+    """A queue with sessions; at the end nothing may be in anybody's hand.
+
+    Args:
+        monkeypatch: sets the variable with the connection string.
+        lock: seconds that it locks.
+        send: time-out of a call.
+        connect: time-out of a connection.
+        told: seconds that the configuration says it locks; None: what it does.
+        settings: others of the queue.
+    """
     async with ServiceBus(strict=True) as bus:
         queue = bus.queue("q", sessions=True, lock_seconds=lock, **settings)
         monkeypatch.setenv("QR_TEST_BUS", bus.connection_string)
         connection = AzureConnection(connection_string="env:QR_TEST_BUS")  # type: ignore[arg-type]
         sdk = Sdk("main", connection, Limits(connect, send, 30.0))
         await sdk.start()
-        keys = AzureQueue(connection="main", name="q", fifo=True, lock=lock)
+        keys = AzureQueue(connection="main", name="q", fifo=True, lock=told or lock)
         made = Scene(bus, queue, sdk, keys, sdk.sender(keys))
         try:
             yield made

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.clock import SystemClock
-from pipeline.config import AzureConnection
-from pipeline.errors import ConfigurationError, MessageNotFound, Unsupported
+from pipeline.config import AzureConnection, AzureQueue
+from pipeline.errors import ConfigurationError, ConnectionFailed, MessageNotFound, Unsupported
 from pipeline.providers.azure import AzureProvider, peeks, sdk
 from pipeline.providers.azure.sdk import Sdk, Ways
 from pipeline.providers.configured import Limits
-from pipeline.providers.port import DeadLetter, Sent, Want
+from pipeline.providers.port import DeadLetter, Depth, Sent, Want
 from tests.contract.azure.bench import broken_rules
 from tests.contract.azure.scene import CONNECTION, STRING, bodies, bring, messages, provided
 from tests.servicebus.bus import ServiceBus
@@ -96,6 +100,24 @@ async def test_one_that_fails_by_the_public_ways_fails_alone(
         assert failures[0].transient
 
 
+@pytest.mark.spec("P13")
+@pytest.mark.parametrize("lacking", [(), ("settle_many", "renew_many")], ids=["many", "each"])
+async def test_a_renewed_lock_lasts_as_long_as_the_entity_has_it(
+    lacking: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is configured, and however it is renewed."""
+    without(monkeypatch, *lacking)
+    async with ServiceBus() as bus, provided(bus, {"q": {"lock": 60.0}}) as provider:
+        bus.queue("q", lock_seconds=8.0)
+        await (await provider.sender("q")).send(messages(b"1", b"2"))
+        receiver = await provider.receiver("q")
+        receipts = (await bring(receiver)).receipts
+        renewed = await receiver.renew(receipts)
+        left = renewed.deadline - asyncio.get_running_loop().time()
+        assert (renewed.failures, 4.0 < left <= 8.0) == ({}, True)
+        assert {one.deadline for one in receipts} == {renewed.deadline}
+
+
 @pytest.mark.spec("P2")
 @pytest.mark.parametrize("sessions", [False, True])
 async def test_peeking_without_the_private_handler(
@@ -132,10 +154,23 @@ async def test_the_age_of_the_oldest_message(sessions: bool) -> None:
         assert (depth.available, depth.in_hand) == (None, None)
         assert queue.counts().active == 1
         assert (await provider.depth("t")).oldest_age is None
+        assert depth.scheduled is None
         bus.faults.refuse("peek-message", "com.microsoft:server-busy")
         with pytest.raises(Exception, match="server-busy") as caught:
             await provider.depth("q")
         assert type(caught.value).__name__ == "Throttled"
+
+
+@pytest.mark.spec("F9", "P2")
+@pytest.mark.parametrize("sessions", [False, True])
+async def test_scheduled_messages_are_told_of(sessions: bool) -> None:
+    """As many as are seen: a run `--until-empty` waits for them."""
+    async with ServiceBus() as bus, provided(bus, {"q": {"fifo": sessions}}) as provider:
+        bus.queue("q", sessions=sessions)
+        later = datetime.now(UTC) + timedelta(seconds=60)
+        sender = await provider.sender("q")
+        await sender.send(messages(b"1", b"2", session="s", not_before=later))
+        assert await provider.depth("q") == Depth(scheduled=2)
 
 
 # --- topics ---------------------------------------------------------------------------------------
@@ -255,6 +290,61 @@ def test_keys_that_name_nothing_good(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ConfigurationError, match=rf"connections\.main\.{key}") as caught:
             Sdk("main", connection, LIMITS)._options()
         assert "secret" not in str(caught.value)
+
+
+@pytest.mark.spec("P9", "P10")
+def test_a_bundle_that_can_t_be_read_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By its key and name, whether it may not be read or holds no certificate."""
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text("no certificate")
+    made = Sdk("main", CONNECTION.model_copy(update={"ca_bundle": str(bundle)}), LIMITS)
+    with pytest.raises(ConfigurationError, match=rf"connections\.main\.ca_bundle: {bundle}"):
+        made._options()
+
+    def refuse(context: ssl.SSLContext, path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", refuse)
+    with pytest.raises(ConfigurationError, match=rf"main\.ca_bundle: {bundle} .* denied"):
+        made._options()
+
+
+# --- its logs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.spec("O3")
+async def test_what_the_sdk_logs_of_our_calls_is_told_at_our_debug(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error itself is raised. What else the program does with the SDK is logged as ever."""
+    theirs = logging.getLogger("azure.servicebus._pyamqp.aio._client_async")
+    caplog.set_level(logging.DEBUG, "queue_runtime.servicebus")
+
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(other, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    text = f"Endpoint=sb://127.0.0.1:{port};SharedAccessKeyName=n;SharedAccessKey=k;"
+    monkeypatch.setenv(STRING, text + "UseDevelopmentEmulator=true")
+    wrong = Sdk("main", CONNECTION, LIMITS)
+    await wrong.start()
+    line = wrong.receiver(AzureQueue(connection="main", name="q"))
+    with pytest.raises(ConnectionFailed):
+        await line.open()
+    theirs.error("of somebody else")
+    theirs.warning("of somebody else")
+    await line.close()
+    await wrong.close()
+    server.close()
+    loud = [one for one in caplog.records if one.levelno >= logging.WARNING]
+    assert [one.getMessage() for one in loud] == ["of somebody else"] * 2
+    ours = [one for one in caplog.records if one.name == "queue_runtime.servicebus"]
+    assert any(one.getMessage().startswith("azure.servicebus.") for one in ours)
 
 
 @pytest.mark.spec("P1", "P2")

@@ -411,6 +411,20 @@ async def test_a_session_that_nobody_renews_is_lost(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.spec("P13")
+async def test_a_session_is_locked_as_long_as_the_entity_has_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is configured: from the start, and when it is renewed; what differs is told once."""
+    async with scene(monkeypatch, lock=8.0, told=60.0) as made:
+        lane, now = made.lane(), asyncio.get_running_loop().time
+        holding = await lane.receiver.accept("s", SOON)
+        assert 4.0 < holding.deadline - now() <= 8.0
+        renewed = await lane.receiver.renew_sessions([holding.number])
+        assert (renewed.failures, 4.0 < renewed.deadline - now() <= 8.0) == ({}, True)
+        assert caplog.text.count("Make it what the queue has") == 1
+
+
+@pytest.mark.spec("P13")
 async def test_a_renewed_session_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with nothing wanted of it, and while messages come."""
     async with scene(monkeypatch, lock=4.0) as made:

@@ -191,6 +191,43 @@ async def test_an_accept_without_an_answer_is_a_timeout(
         assert await rest(lane, 1) == [b"1"]
 
 
+@pytest.mark.spec("P10", "P12", "R2")
+@pytest.mark.parametrize("wait", [0.0, 0.4])
+async def test_a_failure_is_told_until_an_accept_succeeds(
+    monkeypatch: pytest.MonkeyPatch, wait: float
+) -> None:
+    """Also by a receive that is too short to make one of its own: that is no empty queue."""
+    async with scene(monkeypatch) as made:
+        lane = made.lane()
+        fault = made.bus.faults.drop("attach", applied=False, entity="q", times=None)
+        for _ in range(8):
+            with pytest.raises(ConnectionFailed):
+                await lane.receive(wait=wait)
+        made.bus.faults.waiting.remove(fault)
+        with pytest.raises(ConnectionFailed):
+            await lane.receive(wait=0.0)  # it makes no accept so soon after that
+        await asyncio.sleep(1.0)
+        assert bodies(await lane.receive(wait=wait)) == []
+        await made.send("s", 1)
+        assert await rest(lane, 1) == [b"1"]
+
+
+@pytest.mark.spec("P12", "R2")
+async def test_a_silent_service_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once an accept has timed out each receive says so, until one is answered: a breaker opens."""
+    async with scene(monkeypatch, connect=1.0) as made:
+        lane = made.lane()
+        fault = made.bus.faults.swallow("attach", entity="q", times=None)
+        with pytest.raises(Timeout):
+            await lane.receive(wait=10.0)
+        for _ in range(4):
+            with pytest.raises(Timeout):
+                await lane.receive(wait=0.5)
+        made.bus.faults.waiting.remove(fault)
+        await lane.receiver.release_sessions([(await lane.receiver.accept("t", 1.0)).number])
+        assert bodies(await lane.receive(wait=0.0)) == []
+
+
 @pytest.mark.spec("P12")
 async def test_a_service_that_is_gone_is_connection_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody listens any more; held sessions end with it."""
