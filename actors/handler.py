@@ -16,7 +16,7 @@ from pipeline.batch import MessageBatch
 from pipeline.client import QueueClient
 from pipeline.clock import SystemClock, monotonic
 from pipeline.config import ReplayConfig, RuntimeConfig, import_exception, import_object
-from pipeline.crypto.envelope import PLAIN, is_sealed
+from pipeline.crypto.envelope import LARGEST_OVERHEAD, PLAIN, is_sealed, only_begins_sealed
 from pipeline.errors import ConfigurationError, MessageTooLarge, QueueError, QueueNotFound
 from pipeline.errors import ValidationError as InvalidValue
 from pipeline.handlers.api import Handler
@@ -99,10 +99,13 @@ class Checks:
         if settings.fifo and settings.sessionless == "reject" and message.session is None:
             rule = f"is needed: queue {queue!r} keeps sessions in order"
             raise InvalidValue("Message.session", rule)
-        if self._sealed and is_sealed(message.body):
-            raise InvalidValue("Message.body", PLAIN, f"{len(message.body)} bytes")
-        if len(message.body) > settings.max_message_size:
-            raise MessageTooLarge(len(message.body), settings.max_message_size)
+        body = message.body
+        if is_sealed(body) if self._sealed else only_begins_sealed(body):
+            raise InvalidValue("Message.body", PLAIN, f"{len(body)} bytes")
+        # Refused here and not when it is sent: then its session would wait for ever.
+        size = len(body) + (LARGEST_OVERHEAD if self._sealed else 0)
+        if size > settings.max_message_size:
+            raise MessageTooLarge(size, settings.max_message_size)
 
 
 class HandlerActor:

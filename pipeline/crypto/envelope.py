@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pipeline.errors import InvalidEnvelope, UnsupportedVersion, ValidationError
+from pipeline.errors import CryptoError, InvalidEnvelope, UnsupportedVersion, ValidationError
 from pipeline.names import EncryptionKeyId
 
 MARKER = b"QRE1"
@@ -45,6 +45,9 @@ FIXED = len(MARKER) + 2
 
 AFTER = TAG_BYTES + TIME_BYTES
 """Bytes behind the ciphertext."""
+
+LARGEST_OVERHEAD = FIXED + 255 + SALT_BYTES + NONCE_BYTES + AFTER
+"""By how much a sealed body is larger at most: with the longest id that a key can have."""
 
 LONGEST_ID = 0xFFFF - 1
 """The longest id and session that can be bound, in bytes."""
@@ -130,6 +133,22 @@ def is_sealed(body: bytes) -> bool:
         True
     """
     return body[:4] == MARKER
+
+
+def only_begins_sealed(body: bytes) -> bool:
+    """Whether a body begins like a sealed one and is none.
+
+    Example:
+        >>> only_begins_sealed(b"QRE1 and so on"), only_begins_sealed(b"plain")
+        (True, False)
+    """
+    if not is_sealed(body):
+        return False
+    try:
+        EncryptedMessage.decode(body)
+    except CryptoError:
+        return True
+    return False
 
 
 def overhead(key_id: str) -> int:

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from actors.handler import Checks
 from actors.runtime import Runtime
-from pipeline import Message, QueueClient
+from pipeline import EncryptionKeyId, Message, MessageTooLarge, QueueClient, ValidationError
 from pipeline.config import parse
-from pipeline.crypto.envelope import is_sealed
+from pipeline.crypto.envelope import LARGEST_OVERHEAD, EncryptedMessage, is_sealed
 from tests.cluster.work import messages
 
 ROOT = str(Path(__file__).parents[2])
@@ -158,6 +159,28 @@ async def test_a_pool_waits_for_a_key_and_others_go_on(ray_cluster: None, tmp_pa
         assert (await one.states())["one"]["late"].count == 1
         totals = await one.totals()
     assert (totals.received, totals.redelivered, totals.dead_lettered) == (2, 0, 0)
+
+
+@pytest.mark.spec("C3", "H3")
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_handler_can_not_send_what_could_not_be_sealed(tmp_path: Path, enabled: bool) -> None:
+    """It is told at once: what can't be sent later would hold up its session for ever."""
+    given = config("checks", key_file(tmp_path, "a"), "forward", enabled=enabled)
+    given["queues"]["first"]["max_message_size"] = 1_000
+    check = Checks(parse(given)).check
+    with pytest.raises(ValidationError, match="must not begin with QRE1"):
+        check("first", Message(b"QRE1 and so on", session="s"))
+    envelope = EncryptedMessage(EncryptionKeyId("a"), bytes(24), b"", bytes(16), 0).encode()
+    if enabled:
+        with pytest.raises(ValidationError, match="must not begin with QRE1"):
+            check("first", Message(envelope, session="s"))
+    else:
+        check("first", Message(envelope, session="s"))
+    room = 1_000 - (LARGEST_OVERHEAD if enabled else 0)
+    check("first", Message(bytes(room), session="s"))
+    with pytest.raises(MessageTooLarge) as caught:
+        check("first", Message(bytes(room + 1), session="s"))
+    assert caught.value.size == 1_001
 
 
 HANDLER = """
