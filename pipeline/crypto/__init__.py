@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.crypto.envelope import EncryptedMessage, binding, is_sealed, overhead
     from pipeline.crypto.freshness import Freshness
     from pipeline.crypto.key import EncryptionKey, EpochLimits
+    from pipeline.crypto.keys.memory import MemoryKeyProvider
     from pipeline.crypto.nonces import NonceBook
     from pipeline.crypto.plaintext import Plaintext
     from pipeline.crypto.port import CryptoProvider, KeyProvider, OpenedColumn, SealedColumn
@@ -49,6 +50,7 @@ __all__ = [
     "KeyNotFound",
     "KeyProvider",
     "KeyRing",
+    "MemoryKeyProvider",
     "MessageExpired",
     "NonceBook",
     "NonceReused",
@@ -73,6 +75,7 @@ _MODULES = {
     "Freshness": "pipeline.crypto.freshness",
     "KeyProvider": "pipeline.crypto.port",
     "KeyRing": "pipeline.crypto.ring",
+    "MemoryKeyProvider": "pipeline.crypto.keys.memory",
     "NonceBook": "pipeline.crypto.nonces",
     "OpenedColumn": "pipeline.crypto.port",
     "Plaintext": "pipeline.crypto.plaintext",
