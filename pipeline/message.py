@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from pipeline.batch import MessageBatch
 
 _HEADER = re.compile(r"[\t -~]+")
+_LONGEST_LIFE = 1e11
+"""Seconds, 3,000 years: what every provider can carry."""
+_FIRST, _LAST = -62_135_596_800, 253_402_300_799
+"""Seconds since 1970 of the years 1 to 9999 in UTC, but for the last second: as a number of seconds
+it would come back as a time in the year 10000."""
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 Row: TypeAlias = tuple[Any, ...]
@@ -77,8 +82,10 @@ class Message:
         correlation_id: what this message answers or belongs to.
         content_type: the body's media type, such as `application/json`.
         attributes: text to text, readable without opening the body.
-        time_to_live: seconds after which an unread message is dead-lettered as `expired`.
-        not_before: when it may be delivered at the earliest; a time with a zone.
+        time_to_live: seconds after which an unread message is dead-lettered as `expired`; less than
+            1e11, None: for ever.
+        not_before: when it may be delivered at the earliest; a time with a zone, in UTC of the
+            years 1 to 9999.
         deduplication_id: what duplicate detection compares instead of the id.
         trace: the W3C trace context to carry.
 
@@ -112,7 +119,8 @@ class Message:
             object.__setattr__(self, "body", bytes(self.body))
         if type(self.id) is not MessageId:
             object.__setattr__(self, "id", MessageId(self.id))
-        if self.session is not None and type(self.session) is not SessionId:
+        # An empty one, which other software may have sent, is branded without a check.
+        if self.session is not None and not (type(self.session) is SessionId and self.session):
             object.__setattr__(self, "session", SessionId(self.session))
         if self.attributes is not _NOTHING:
             object.__setattr__(self, "attributes", _attributes(self.attributes))
@@ -124,12 +132,13 @@ class Message:
             if text is not None and not (is_text(text) and 0 < len(text) <= 1024):
                 raise ValidationError(f"Message.{name}", "must be 1 to 1024 characters", text)
         alive = self.time_to_live
-        if alive is not None and not (isinstance(alive, (int, float)) and alive > 0):
-            raise ValidationError("Message.time_to_live", "must be more than 0 seconds", alive)
-        start = self.not_before
-        if start is not None and not (isinstance(start, datetime) and start.tzinfo is not None):
-            rule = "must be a time with a zone (datetime.now(UTC) has one)"
-            raise ValidationError("Message.not_before", rule, str(start))
+        if alive is not None and not (
+            isinstance(alive, (int, float)) and 0 < alive < _LONGEST_LIFE
+        ):
+            rule = "must be more than 0 and less than 1e11 seconds, or None for ever"
+            raise ValidationError("Message.time_to_live", rule, alive)
+        if self.not_before is not None:
+            _check_moment(self.not_before)
         if self.trace is not None and not isinstance(self.trace, TraceContext):
             raise ValidationError("Message.trace", "must be a TraceContext", self.trace)
 
@@ -140,6 +149,20 @@ class Message:
     def with_session(self, session: str) -> Message:
         """The same message in another session."""
         return replace(self, session=SessionId(session))
+
+
+def _check_moment(start: object) -> None:
+    if not (isinstance(start, datetime) and start.utcoffset() is not None):
+        rule = "must be a time with a zone (datetime.now(UTC) has one)"
+        raise ValidationError("Message.not_before", rule, str(start))
+    if not is_moment(start.timestamp()):
+        rule = "must be in the years 1 to 9999 in UTC"
+        raise ValidationError("Message.not_before", rule, str(start))
+
+
+def is_moment(seconds: float) -> bool:
+    """Whether so many seconds since 1970 are a time that a message can carry."""
+    return _FIRST <= seconds <= _LAST
 
 
 def _attributes(given: Mapping[str, str]) -> Mapping[str, str]:
@@ -263,6 +286,7 @@ class Delivery:
             CryptoError: a sealed body that can't be opened; its kind says why. Dead-letter the
                 message, or for `KeyNotFound` release it until the key is there.
             UnencryptedMessage: it came plain, and the configuration's `crypto.plaintext` is reject.
+            SerializationError: other software's message of which no body could be made (Azure).
         """
         error = self.refused
         if error is not None:
@@ -288,7 +312,7 @@ class Delivery:
 
     @property
     def session(self) -> SessionId | None:
-        """The session it belongs to, if any."""
+        """The session it belongs to, if any; on Azure other software can name one that is empty."""
         session = self._value("session")
         return None if session is None else SessionId.trusted(session)
 
@@ -383,11 +407,11 @@ class Delivery:
 
     @property
     def message(self) -> Message:
-        """The message as it was sent, to send it on."""
+        """The message as it was sent, to send it on; a session that is empty is none."""
         return Message(
             self.body,
             self.id,
-            self.session,
+            self.session or None,
             self.correlation_id,
             self.content_type,
             self.attributes,

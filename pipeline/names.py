@@ -28,7 +28,7 @@ class _Name(str):
         """Check the value and brand it."""
         if not isinstance(value, str):
             raise ValidationError(cls.__name__, "must be a string", cls._shown(value))
-        if type(value) is cls:
+        if type(value) is cls and value:  # an empty one was branded on trust
             return value
         if not value:
             raise ValidationError(cls.__name__, "must not be empty", value)

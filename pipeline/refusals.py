@@ -18,6 +18,7 @@ from pipeline.errors import (
     MessageExpired,
     NonceReused,
     QueueError,
+    SerializationError,
     UnencryptedMessage,
     UnsupportedVersion,
     rebuild,
@@ -31,6 +32,7 @@ _REASONS: Mapping[type[QueueError], str] = {
     InvalidEnvelope: "invalid_envelope",
     NonceReused: "nonce_reused",
     UnencryptedMessage: "unencrypted_message",
+    SerializationError: "invalid_body",
 }
 """What can be wrong, and the dead letter's reason (`pipeline.outcomes.Reason`) for it."""
 _KINDS = {kind.__name__: kind for kind in _REASONS}

@@ -71,7 +71,7 @@ class ClientBodies:
         batch = batch.replacing({"body": opened.bodies, "nonce": opened.nonces})
         if not opened.errors:
             return batch
-        refused: list[str | None] = [None] * len(batch)
+        refused = list(batch.values("refused"))
         for row, error in opened.errors.items():
             refused[row] = Refusal(error).text()
         return batch.with_columns(refused=refused)

@@ -112,7 +112,8 @@ class Settling:
 
         Args:
             deliveries: one, or several; see `Settling` for what comes back and what is raised.
-                `Unsupported` on SQS: keep the message and renew it, or send it anew.
+                `Unsupported` on SQS: keep the message and renew it, or send it anew. So it is of
+                messages that came from a dead-letter queue, on every provider.
         """
 
         async def act(lane: Lane, leases: Sequence[Lease[Lane]]) -> Failures:

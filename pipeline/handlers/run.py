@@ -36,6 +36,8 @@ from pipeline.retry import RetryPolicy
 _DESCRIPTION = 4096
 _MESSAGE = 1024
 _NAME = 256
+_OURS = (CryptoError, UnencryptedMessage)
+"""Errors whose texts hold nothing of a message."""
 _GIVEN = ("body", "state", "context")
 
 
@@ -244,7 +246,7 @@ class Runner:
             "last_failure": round(last_at, 3),
             "host": _cut(socket.gethostname(), _NAME),
         }
-        if self._redacted and not isinstance(verdict.error, CryptoError | UnencryptedMessage):
+        if self._redacted and not isinstance(verdict.error, _OURS):
             return _compact(facts | _redacted(verdict))
         if verdict.words:
             facts["reason"] = _cut(mask_secrets(verdict.words), _MESSAGE)

@@ -305,7 +305,8 @@ class Receiver(Protocol):
     async def defer(self, receipts: Sequence[Receipt]) -> Failures:
         """Set them aside until `receive_deferred` asks for their sequences, or `Unsupported`.
 
-        Given back after that in whatever way, they are aside again.
+        Of a dead-letter queue it is always that: nobody could ask for them there. Given back after
+        `receive_deferred` in whatever way, they are aside again.
         """
 
     async def receive_deferred(self, sequences: Sequence[int]) -> Received:

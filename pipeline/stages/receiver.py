@@ -373,6 +373,9 @@ class ReceiverCore:
         self, batch: MessageBatch, received: Received, sizes: npt.NDArray[np.int32]
     ) -> None:
         names, codes = batch.distinct("session")
+        if None in names:
+            batch = self._with_sessions(batch)
+            names, codes = batch.distinct("session")
         sessions = self._sessions_of(batch, names, codes)
         lot = self._ledger.admit(
             received.receipts,
@@ -399,6 +402,15 @@ class ReceiverCore:
             settled_below=np.array([turns.settled_below for turns in sessions])[codes],
         )
         self._send(batch, lot.base + going)
+
+    def _with_sessions(self, batch: MessageBatch) -> MessageBatch:
+        """Rows that came without a session are of the one that is held, else of the empty one."""
+        native = self._holdings.native
+        names = [
+            name if name is not None else self._holdings.held(holding).session if native else ""
+            for name, holding in zip(batch.values("session"), batch.values("holding"), strict=True)
+        ]
+        return batch.with_columns(session=names)
 
     def _sessions_of(self, batch: MessageBatch, names: list[str], codes: Codes) -> list[Turns]:
         first = np.searchsorted(np.maximum.accumulate(codes), np.arange(len(names)))

@@ -47,6 +47,49 @@ MESSAGES = st.builds(
 # --- messages -------------------------------------------------------------------------------------
 
 
+ZONE = timezone(timedelta(hours=5))
+
+
+@pytest.mark.spec("M2", "P10")
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("time_to_live", float("inf"), "less than 1e11 seconds, or None for ever; got inf"),
+        ("time_to_live", float("nan"), "more than 0"),
+        ("time_to_live", 1e300, "less than 1e11"),
+        ("time_to_live", 10**400, "less than 1e11"),
+        ("not_before", datetime.max.replace(tzinfo=UTC), "the years 1 to 9999 in UTC; got '9999"),
+        ("not_before", datetime.min.replace(tzinfo=ZONE), "the years 1 to 9999 in UTC"),
+        ("not_before", datetime.max.replace(tzinfo=timezone(-timedelta(hours=1))), "1 to 9999"),
+        ("not_before", datetime(2026, 1, 1), "a time with a zone"),  # noqa: DTZ001
+    ],
+)
+def test_times_that_no_queue_can_carry_are_refused(field: str, value: Any, rule: str) -> None:
+    """When the message is made: a sender would find out too late, or never."""
+    with pytest.raises(ValidationError, match=f"Message.{field} .*{rule}"):
+        Message(b"x", **{field: value})
+
+
+@pytest.mark.spec("M2")
+@pytest.mark.parametrize(
+    "when", [datetime.min.replace(tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)]
+)
+def test_the_first_and_the_last_time_travel(when: datetime) -> None:
+    message = Message(b"x", time_to_live=9.9e10, not_before=when)
+    assert from_row(to_row(message)) == message
+
+
+@pytest.mark.spec("M2")
+def test_a_session_that_is_empty_is_received_and_never_sent() -> None:
+    """Other software can name one on Azure: its messages have it, and those sent on have none."""
+    batch = MessageBatch.from_messages([Message(b"a", session="s"), Message(b"b")])
+    delivery = batch.with_columns(session=["", None])[0]
+    assert (delivery.session, type(delivery.session)) == ("", SessionId)
+    assert delivery.message.session is None
+    with pytest.raises(ValidationError, match="SessionId must not be empty"):
+        Message(b"x", session=delivery.session)
+
+
 @pytest.mark.spec("M2")
 @given(MESSAGES)
 def test_a_message_survives_pickle_and_rows(message: Message) -> None:

@@ -31,6 +31,14 @@ def test_a_name_is_its_string_and_survives_pickling(kind: type[str], value: str)
 
 
 @pytest.mark.spec("M1")
+def test_an_empty_name_that_came_from_elsewhere_is_not_let_in_again() -> None:
+    """Other software may have given it; whoever names it in a call of ours is told the rule."""
+    came = SessionId.trusted("")
+    with pytest.raises(ValidationError, match="SessionId must not be empty"):
+        SessionId(came)
+
+
+@pytest.mark.spec("M1")
 @pytest.mark.parametrize("kind", NAMES)
 @pytest.mark.parametrize("value", ["", 7, None, b"x", "a\nb", "\ud800", "a" * 5000])
 def test_a_wrong_value_is_refused_with_its_name(kind: type[str], value: object) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
-from pipeline.message import Message, is_header, is_text
+from pipeline.message import Message, is_header, is_moment, is_text
 from pipeline.outcomes import Reason
 from pipeline.providers.aws import bodies
 from pipeline.providers.columns import columns_of_rows
@@ -33,7 +33,6 @@ _RESERVED = frozenset((OURS, *TRACE))
 _ID = re.compile(r"[A-Za-z0-9!-/:-@\[-`{-~]{1,128}")
 _NAME = re.compile(r"(?!(?i:aws|amazon)\.)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _SEQUENCES = 2**63 - 1
-_YEAR_1 = -62_135_596_800
 
 
 @dataclass(slots=True)
@@ -155,8 +154,8 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and -1e11 < value < 1e11
 
 
-def _is_moment(value: Any) -> bool:
-    return _is_number(value) and value > _YEAR_1
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and is_moment(value)
 
 
 def _is_field(value: Any) -> bool:
@@ -187,7 +186,7 @@ _SOUND: Mapping[str, Callable[[Any], bool]] = {
     "type": _is_field,
     "ttl": lambda value: _is_number(value) and value > 0,
     "dedup": _is_field,
-    "not_before": _is_moment,
+    "not_before": _is_time,
     "body": is_text,
     "more": _are_texts,
     "typed": _are_typed,

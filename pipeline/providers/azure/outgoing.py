@@ -13,13 +13,17 @@ from uuid import UUID
 from azure.servicebus import ServiceBusMessageBatch
 from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageHeader, AmqpMessageProperties
 
-from pipeline.message import Message
+from pipeline.message import Message, is_text
 from pipeline.providers.azure.wire import OURS, RESERVED, TYPES
 
 _LONGEST = 128
 """Characters of a message id and of a session id."""
 _MOST_MILLISECONDS = 2**32 - 1
 _UNBOUNDED = 2**31
+_DEEPEST = 64
+"""How deep lists and maps may be in each other: what is deeper the SDK itself can't receive."""
+_LARGEST = 65_536
+"""Items of one list, and keys and values of one map, that the SDK can receive."""
 _BESIDE = (5, 8)
 """Bytes that a list adds to a message of less than 256 bytes, and to a longer one."""
 
@@ -133,6 +137,7 @@ def _kinds(noted: str | None) -> Mapping[str, str]:
 _MAKE: Mapping[str, Callable[[str], Any]] = {
     "bool": lambda text: {"true": True, "false": False}[text],
     "int": int,
+    "time": int,
     "float": float,
     "uuid": UUID,
     "bytes": lambda text: bytearray(base64.b64decode(text, validate=True)),
@@ -149,23 +154,73 @@ def _typed(value: str, kind: str | None) -> Any:
         found = make(value)
     except (ValueError, KeyError):
         return value
-    if kind == "int" and not -(2**63) <= found < 2**63:
-        return value
-    # Without a type the SDK would write 32 bits, and refuse what needs more.
-    return {"TYPE": "LONG", "VALUE": found} if kind == "int" else found
+    if kind in ("int", "time"):
+        return _number(found, "TIMESTAMP" if kind == "time" else "LONG") or value
+    return found
+
+
+def _number(value: int, kind: str = "LONG") -> dict[str, Any] | None:
+    """A whole number as the SDK writes it: without a type it would have 32 bits; None: too large.
+
+    Args:
+        value: it.
+        kind: AMQP's type for it, of 64 bits with a sign.
+    """
+    if -(2**63) <= value < 2**63:
+        return {"TYPE": kind, "VALUE": value}
+    if kind == "LONG" and 0 <= value < 2**64:
+        return {"TYPE": "ULONG", "VALUE": value}
+    return None
+
+
+def _item(value: Any, depth: int = 0) -> Any:
+    """A value of a JSON body with types that hold it; `ValueError` when AMQP has none."""
+    if isinstance(value, list):
+        if depth >= _DEEPEST or len(value) > _LARGEST:
+            raise ValueError("a list that nobody could receive")
+        return [_item(one, depth + 1) for one in value]
+    if isinstance(value, dict):
+        if depth >= _DEEPEST or 2 * len(value) > _LARGEST:
+            raise ValueError("a map that nobody could receive")
+        # Pairs: a map of its own with the key TYPE would be taken for a typed value.
+        pairs = [(_item(name), _item(one, depth + 1)) for name, one in value.items()]
+        return {"TYPE": "MAP", "VALUE": pairs}
+    if isinstance(value, str) and not is_text(value):
+        raise ValueError("half a surrogate pair")
+    if isinstance(value, int) and not isinstance(value, bool):
+        number = _number(value)
+        if number is None:
+            raise ValueError("a number of more than 64 bits")
+        return number
+    return value
+
+
+def _only(found: Any) -> Any:
+    """A whole body of one value as the SDK writes it; None where it would not be what it was.
+
+    Types are known to the SDK only of what is inside of a list or a map. A whole number alone has
+    32 bits, a text would come back without its quotes, and what is empty or 0 would not be sent.
+    """
+    made = _item(found)
+    if isinstance(found, dict):
+        made = dict(made["VALUE"])
+    elif isinstance(found, int):
+        made = found if -(2**31) <= found < 2**31 else None
+    return None if isinstance(found, str) else made or None
 
 
 def _body(body: bytes, kind: str | None) -> dict[str, Any]:
-    """The section of a body: bytes, or what it was noted to be."""
+    """The section of a body: what it was noted to be, or bytes where it can't be that."""
     if kind in ("value", "sequence"):
         try:
             found = json.loads(body)
+            if kind == "sequence" and isinstance(found, list):
+                return {"sequence_body": [_item(found)]}
+            only = _only(found) if kind == "value" else None
         except (ValueError, RecursionError):
-            found = None
-        if kind == "sequence" and isinstance(found, list):
-            return {"sequence_body": [found]}
-        if kind == "value" and found is not None:
-            return {"value_body": found}
+            only = None
+        if only is not None:
+            return {"value_body": only}
     if kind == "text":
         try:
             return {"value_body": body.decode()}

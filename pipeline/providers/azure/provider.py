@@ -69,7 +69,9 @@ class AzureProvider:
         self._guard.bind()
         self._guard.check()
         try:
-            await self._sdk.start()
+            await self._sdk.start(
+                {name: keys.topic or keys.name or name for name, keys in self._queues.items()}
+            )
         except BaseException:
             await self._sdk.close()
             raise

@@ -235,6 +235,9 @@ class AzureReceiver:
     async def defer(self, receipts: Sequence[Receipt]) -> Failures:
         """Set them aside until `receive_deferred` asks for their sequences."""
         self._guard.check()
+        if self._dead_letters:
+            hint = "complete it, or keep it and renew it"
+            raise Unsupported("defer", f"{PROVIDER} in a dead-letter queue", hint)
         return await self._settle(settle.DEFERRED, receipts)
 
     async def renew(self, receipts: Sequence[Receipt]) -> Renewed:

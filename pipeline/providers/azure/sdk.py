@@ -9,8 +9,10 @@ from __future__ import annotations
 import inspect
 import logging
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +25,7 @@ from pipeline.config.aws import address_of
 from pipeline.errors import ConfigurationError
 from pipeline.providers.azure import chatter
 from pipeline.providers.azure.line import Line
+from pipeline.providers.azure.times import tell_times
 from pipeline.providers.configured import Limits
 
 _log = logging.getLogger("queue_runtime.servicebus")
@@ -58,15 +61,20 @@ class Sdk:
         self._client: Any = None
         self._credential: Any = None
 
-    async def start(self) -> None:
-        """Make the client; nothing is called yet."""
+    async def start(self, entities: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Make the client; nothing is called yet.
+
+        Args:
+            entities: by queue of the configuration, the queue or topic that it is.
+        """
         chatter.hush()
+        tell_times()
         options = self._options()
         if self.settings.namespace is not None:
             self._credential = _found_credential(self.settings.client_id)
             self._client = ServiceBusClient(self.settings.namespace, self._credential, **options)
             return
-        given = self._secret("connection_string")
+        given = self._checked(self._secret("connection_string"), entities)
         try:
             self._client = ServiceBusClient.from_connection_string(given, **options)
         except (ValueError, IndexError) as error:
@@ -151,6 +159,33 @@ class Sdk:
             await self._credential.close()
 
     # --- what the keys come to --------------------------------------------------------------------
+
+    def _checked(self, given: str, entities: Mapping[str, str]) -> str:
+        """A connection string as the SDK is given it: without the entity, which it may name.
+
+        The SDK finds out at the first call that the string is of another one, or that its endpoint
+        is none. Malformed in another way, it is left to the SDK.
+        """
+        parts = [part.split("=", 1) for part in given.strip().rstrip(";").split(";")]
+        found = {part[0].lower(): part[-1] for part in parts}
+        endpoint = found.get("endpoint", "sb://the.sdk.misses.it")
+        if address_of(endpoint) is None:
+            raise ConfigurationError(
+                f"{self._path}.connection_string: the Endpoint in what "
+                f"{self.settings.connection_string} names must be an address like sb://host:port, "
+                "the port from 1 to 65535"
+            )
+        entity = found.get("entitypath")
+        if entity is None:
+            return given
+        for queue, name in entities.items():
+            if name.lower() != entity.lower():
+                raise ConfigurationError(
+                    f"{self._path}.connection_string: what {self.settings.connection_string} names "
+                    f"is good for {entity} alone (EntityPath), and queues.{queue} is {name}: take "
+                    "the namespace's own, or a connection for each"
+                )
+        return ";".join("=".join(part) for part in parts if part[0].lower() != "entitypath")
 
     def _options(self) -> dict[str, Any]:
         settings = self.settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +17,19 @@ from pipeline.clock import Clock
 from pipeline.config import AzureQueue
 from pipeline.errors import BatchTooLarge, Closed, MessageTooLarge, QueueError, ValidationError
 from pipeline.message import Message
+from pipeline.providers.azure.errors import from_exception
 from pipeline.providers.azure.line import Line
 from pipeline.providers.azure.outgoing import encoded_size, message_of, scheduled_for
 from pipeline.providers.guard import Guard
 from pipeline.providers.port import Sent
 from pipeline.session_keys import spread_session
 
+_log = logging.getLogger("queue_runtime.servicebus")
 _MOST = 100
 """Messages in one list."""
+_AROUND = 2_048
+"""Bytes around a list: the first message's ids and, as its partition key, its session once more,
+each of 128 characters at most."""
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +96,7 @@ class AzureSender:
         self._forget = forget
         self._max_size = settings.max_message_size
         self._parcels: deque[_Parcel] = deque()
+        self._going: list[_Parcel] = []
         self._writing: asyncio.Task[None] | None = None
 
     async def send(self, messages: Sequence[Message]) -> list[Sent | QueueError]:
@@ -134,43 +141,77 @@ class AzureSender:
     async def _write(self) -> None:
         """Send all there is, in order; nothing of an ordered session goes behind a failure."""
         while self._parcels:
+            self._going = []
             try:
                 await self._write_some()
             except QueueError as error:  # it could not even connect: nothing was sent
-                for parcel in list(self._parcels):
-                    self._ended(parcel, error)
-                self._parcels.clear()
+                self._all_failed(error)
+            except Exception as error:  # noqa: BLE001 - whoever waits for a result gets one
+                _log.error("queue %s: the task that sends failed", self._queue, exc_info=error)
+                told = from_exception(f"sender of {self._queue}: send", error)
+                told.__cause__ = error
+                self._all_failed(told)
+
+    def _all_failed(self, error: QueueError) -> None:
+        """Nothing more can be said of what is under way, and of what waits."""
+        left = [parcel for parcel in self._going if parcel.result is None]
+        left += self._parcels
+        self._parcels.clear()
+        for parcel in left:
+            self._ended(parcel, error)
 
     async def _write_some(self) -> None:
         """The next list, or the next message that goes alone."""
         if self._guard.closed:
             raise Closed(f"the sender of queue {self._queue} was closed")
         batch = await self._line.do("list", self._list, self._seconds)
-        going: list[_Parcel] = []
+        going = self._going
+        alone: tuple[AmqpAnnotatedMessage, int] | None = None
         while self._parcels and len(going) < _MOST:
             parcel = self._parcels[0]
             error = self._refused(parcel)
-            if error is not None:
-                self._ended(self._parcels.popleft(), error)
+            made = error if error is not None else self._made(parcel, batch)
+            if isinstance(made, QueueError):
+                self._ended(self._parcels.popleft(), made)
                 continue
-            made = message_of(parcel.message, parcel.session)
-            if self._is_later(parcel) or not _added(batch, made):
-                if not going:
-                    await self._alone(self._parcels.popleft(), made)
+            if made is not None and going:
                 break
             going.append(self._parcels.popleft())
-        if going:
+            if made is not None:
+                alone = made
+                break
+        if alone is not None:
+            await self._alone(going[0], *alone)
+        elif going:
             await self._send(batch, going)
+
+    def _made(
+        self, parcel: _Parcel, batch: ServiceBusMessageBatch
+    ) -> tuple[AmqpAnnotatedMessage, int] | QueueError | None:
+        """None: it is in the list. Else the message that goes alone, and its size; or an error."""
+        try:
+            made = message_of(parcel.message, parcel.session)
+            if not self._is_later(parcel) and _added(batch, made):
+                return None
+            return made, encoded_size(made)
+        except Exception as error:  # noqa: BLE001 - whatever the SDK stumbles over is in the message
+            told = ValidationError(
+                "Message", f"can't be written as AMQP: {error}", str(parcel.message.id)
+            )
+            told.__cause__ = error
+            return told
 
     async def _list(self, sender: Any) -> ServiceBusMessageBatch:
         """An empty list, as large as the link allows; what one message may have is learnt too."""
-        batch: ServiceBusMessageBatch = await sender.create_message_batch()
+        most: int = (await sender.create_message_batch()).max_size_in_bytes
         # Private, and the only place that tells; without it the configured limit counts alone.
         allowed = getattr(sender, "_max_message_size_on_link", 0)
         if isinstance(allowed, int) and allowed > 0:
             self._max_size = min(self._settings.max_message_size, allowed)
-            if allowed < batch.max_size_in_bytes:
-                batch = await sender.create_message_batch(allowed)
+            most = min(most, allowed)
+        # The SDK's sum leaves out what it writes around a list: what fits no more goes alone.
+        most -= min(_AROUND, most // 2)
+        batch: ServiceBusMessageBatch = await sender.create_message_batch(most)
         return batch
 
     def _is_later(self, parcel: _Parcel) -> bool:
@@ -187,9 +228,9 @@ class AzureSender:
             )
         return parcel.order.stopped.get(parcel.session or "")
 
-    async def _alone(self, parcel: _Parcel, made: AmqpAnnotatedMessage) -> None:
+    async def _alone(self, parcel: _Parcel, made: AmqpAnnotatedMessage, size: int) -> None:
         """A scheduled one; or one that fits into no list, which is larger than that may be."""
-        size, most = encoded_size(made), self._max_size
+        most = self._max_size
         if size > most:
             self._ended(parcel, MessageTooLarge(size, most))
         elif self._is_later(parcel):
@@ -198,7 +239,7 @@ class AzureSender:
             await self._send(made, [parcel])
 
     async def _send(self, what: Any, going: list[_Parcel]) -> None:
-        """All or nothing."""
+        """All or nothing, but for a list that is too large: then each message by itself."""
         try:
             await self._line.do(
                 "send",
@@ -206,7 +247,8 @@ class AzureSender:
                 self._seconds,
             )
         except QueueError as error:
-            if len(going) == 1 or not isinstance(error, BatchTooLarge):
+            listed = isinstance(what, ServiceBusMessageBatch)
+            if not listed or not isinstance(error, BatchTooLarge):
                 for parcel in going:
                     self._ended(parcel, self._of_one(error, parcel))
                 return

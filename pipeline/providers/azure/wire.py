@@ -5,9 +5,10 @@ client. What it has none for travels as JSON in one application property, `queue
 beside a deduplication id, a time that AMQP would round, attributes whose names mean something to
 the service. A message of other software needs none of it.
 
-Application properties may have types; attributes are text. What was no text is shown as text, and
-an attribute of ours, `queue-runtime-types`, notes what it was; so it does of a body that is no
-bytes. A message that is sent on with it gets its types back (`outgoing`).
+Application properties may have types; attributes are text. What was no text is shown as text (a
+time as milliseconds since 1970), and an attribute of ours, `queue-runtime-types`, notes what it
+was; so it does of a body that is no bytes. A message that is sent on with it gets its types back
+(`outgoing`).
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from typing import Any
 from azure.servicebus import ServiceBusReceivedMessage
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 
-from pipeline.message import is_header, is_text
+from pipeline.errors import SerializationError
+from pipeline.message import is_header, is_moment, is_text
 from pipeline.outcomes import Reason
 from pipeline.providers.columns import columns_of_rows
+from pipeline.refusals import Refusal
 
 OURS = "queue-runtime"
 """The application property that is ours."""
 TYPES = "queue-runtime-types"
 """The attribute that notes what was no text: JSON of names to kinds; "" is the body."""
-KINDS = ("bool", "int", "float", "uuid", "bytes", "null")
+KINDS = ("bool", "int", "time", "float", "uuid", "bytes", "null")
 """What `TYPES` may note of an attribute."""
 RESERVED = frozenset(
     (
@@ -71,8 +74,41 @@ def size_of(message: ServiceBusReceivedMessage) -> int:
 
 
 def columns_of(messages: Sequence[ServiceBusReceivedMessage]) -> dict[str, list[Any]]:
-    """The columns of what was received, but for the lock's and the holding; not for no messages."""
-    return columns_of_rows(map(_row, messages))
+    """The columns of what was received, but for the lock's and the holding; not for no messages.
+
+    A message of which no row can be made is one all the same: it was locked with the others, and is
+    dead-lettered in its turn.
+    """
+    rows: list[tuple[Any, ...]] = []
+    refused: list[str | None] = []
+    for message in messages:
+        try:
+            rows.append(_row(message))
+            refused.append(None)
+        except Exception as error:  # noqa: BLE001 - whatever other software has put into it
+            rows.append(_bare_row(message))
+            why = f"the message can't be read ({type(error).__name__}): look at its AMQP sections"
+            refused.append(Refusal(SerializationError(why)).text())
+    columns = columns_of_rows(rows)
+    if any(refused):
+        columns["refused"] = refused
+        columns["nonce"] = [None if text is None else b"" for text in refused]
+    return columns
+
+
+def _bare_row(message: ServiceBusReceivedMessage) -> tuple[Any, ...]:
+    """As little as a row needs, of what the service itself has written."""
+    raw = message.raw_amqp_message
+    annotations: Mapping[Any, Any] = raw.annotations or {}
+    sequence = int(annotations.get(SEQUENCE) or 0)
+    session = None if raw.properties is None else _session(raw.properties.group_id)
+    count = 0 if raw.header is None else raw.header.delivery_count or 0
+    enqueued = (annotations.get(ENQUEUED) or 0) / 1000
+    nothing = [None] * 8
+    return (
+        *(f"sequence-{sequence}", session, sequence, 1 + int(count), b"", *nothing),
+        *(enqueued, None, None, None),
+    )
 
 
 def _row(message: ServiceBusReceivedMessage) -> tuple[Any, ...]:
@@ -93,10 +129,9 @@ def _row(message: ServiceBusReceivedMessage) -> tuple[Any, ...]:
     identity = ours.get("id") or known or f"sequence-{sequence}"
     dedup = ours.get("dedup")
     live = None if header is None or not header.time_to_live else header.time_to_live / 1000
-    due = annotations.get(SCHEDULED)
     return (
         identity,
-        _text(properties.group_id) if properties is not None else None,
+        _session(properties.group_id) if properties is not None else None,
         sequence,
         1 + int((header.delivery_count if header is not None else 0) or 0),
         body,
@@ -104,7 +139,7 @@ def _row(message: ServiceBusReceivedMessage) -> tuple[Any, ...]:
         _text(properties.correlation_id) if properties is not None else None,
         shown or None,
         ours.get("ttl") or live,
-        ours.get("not_before") or (None if due is None else due / 1000),
+        ours.get("not_before") or _due(annotations.get(SCHEDULED)),
         known if dedup is True else dedup,
         _trace(given, b"traceparent") or _trace(given, b"Diagnostic-Id"),
         _trace(given, b"tracestate"),
@@ -129,6 +164,18 @@ def _text(value: Any) -> str | None:
         except UnicodeDecodeError:
             return base64.b64encode(value).decode()
     return str(value)
+
+
+def _session(value: Any) -> str | None:
+    """A session's id; one that is empty is a session as any other to the service."""
+    return "" if value == b"" else _text(value)
+
+
+def _due(milliseconds: Any) -> float | None:
+    """When it was to become active; what is no time is passed over."""
+    if not isinstance(milliseconds, int) or not is_moment(milliseconds / 1000):
+        return None
+    return milliseconds / 1000
 
 
 def _attributes(given: Mapping[Any, Any]) -> tuple[list[tuple[str, str]], dict[str, str]]:
@@ -171,7 +218,7 @@ def _bytes_of(raw: AmqpAnnotatedMessage) -> tuple[bytes, str]:
         return (parts[0] if len(parts) == 1 else b"".join(parts)), ""
     if kind == "sequence":
         flat = [item for part in raw.body for item in part]
-        return json.dumps(flat, default=_plain).encode(), "sequence"
+        return json.dumps(_keyed(flat), default=_plain).encode(), "sequence"
     value = raw.body
     if value is None:
         return b"", ""
@@ -224,7 +271,7 @@ _SOUND: Mapping[str, Callable[[Any], bool]] = {
     "more": _are_texts,
     "ttl": lambda value: _is_number(value) and value > 0,
     "type": _is_field,
-    "not_before": lambda value: _is_number(value) and value > -62_135_596_800,
+    "not_before": lambda value: type(value) in (int, float) and is_moment(value),
 }
 """What may stand at each key of our property."""
 

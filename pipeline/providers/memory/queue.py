@@ -215,6 +215,9 @@ class BrokerQueue:
 
     def defer(self, lane: Lane, receipts: Sequence[int], now: float) -> Failures:
         """Set them aside; given back after `take_deferred`, they are aside again."""
+        if self.dead is None:  # `receive_deferred` asks the queue, not its dead letters
+            hint = "complete it, or keep it and renew it"
+            raise Unsupported("defer", f"the dead letters of {self.rules.name}", hint)
         records, failures = self._pull(lane, receipts)
         for record in records:
             record.marks |= ASIDE

@@ -11,11 +11,22 @@ from typing import Any
 import pytest
 
 from pipeline.clock import SystemClock
-from pipeline.errors import Closed, MessageTooLarge, QueueError, Throttled, Timeout, Unsupported
+from pipeline.errors import (
+    Closed,
+    MessageTooLarge,
+    ProviderError,
+    QueueError,
+    Throttled,
+    Timeout,
+    Unsupported,
+    ValidationError,
+)
 from pipeline.message import Message
+from pipeline.providers.azure import sender as azure_sender
 from pipeline.providers.azure import settle
 from pipeline.providers.azure.line import Line
 from pipeline.providers.azure.locks import QueueLocks
+from pipeline.providers.azure.outgoing import encoded_size, message_of
 from pipeline.providers.azure.receiver import AzureReceiver
 from pipeline.providers.port import DeadLetter, Sent, Want
 from tests.contract.azure.bench import broken_rules
@@ -236,6 +247,129 @@ async def test_a_list_is_no_larger_than_the_link_takes() -> None:
         results = await (await provider.sender("q")).send(messages(*[b"x" * 100_000] * 5))
         assert results == [Sent()] * 5
         assert queue.counts().active == 5
+        assert broken_rules(bus) == []
+
+
+@pytest.mark.spec("P10", "P3", "F3")
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("where", ["message_of", "encoded_size", "_added"])
+async def test_a_message_that_can_not_be_written_fails_alone(
+    where: str, later: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wrong with it is the cause; those beside it go, and so does what is sent after it."""
+    real = getattr(azure_sender, where)
+    made: dict[int, bytes] = {}
+
+    def stumbling(*given: Any) -> Any:
+        if isinstance(given[0], Message):
+            result = real(*given)
+            made[id(result)] = given[0].body
+            if where == "message_of" and given[0].body == b"bad":
+                raise OverflowError("too much")
+            return result
+        if made.get(id(given[-1])) == b"bad":
+            raise OverflowError("too much")
+        return real(*given)
+
+    monkeypatch.setattr(azure_sender, where, stumbling)
+    if where != "message_of":
+        first = azure_sender.message_of
+
+        def noted(message: Message, session: str | None) -> Any:
+            result = first(message, session)
+            made[id(result)] = message.body
+            return result
+
+        monkeypatch.setattr(azure_sender, "message_of", noted)
+    due = datetime.now(UTC) + timedelta(hours=1) if later else None
+    async with ServiceBus(strict=True) as bus, provided(bus, {"q": {"fifo": True}}) as provider:
+        queue = bus.queue("q", sessions=True)
+        sender = await provider.sender("q")
+        bad = Message(b"bad", session="a", not_before=due)
+        given = [*messages(b"1", session="a"), bad, *messages(b"3", session="a")]
+        results = await sender.send([*given, *messages(b"4", session="b")])
+        if (where == "encoded_size") != later and where != "message_of":
+            assert all(isinstance(result, Sent) for result in results)  # it is not asked for then
+            return
+        assert [type(result) for result in results] == [
+            Sent,
+            ValidationError,
+            ValidationError,
+            Sent,
+        ]
+        assert "can't be written as AMQP: too much" in str(results[1])
+        assert isinstance(results[1], ValidationError)
+        assert isinstance(results[1].__cause__, OverflowError)
+        assert await sender.send(messages(b"5", session="a")) == [Sent()]
+        assert queue.counts().active == 3
+
+
+@pytest.mark.spec("P10")
+async def test_whatever_befalls_the_writer_every_message_has_a_result(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those under way and those behind them; it is told of, and the next ones are sent."""
+    due = datetime.now(UTC) + timedelta(hours=1)
+    async with ServiceBus() as bus, provided(bus, {"q": {}}) as provider:
+        bus.queue("q")
+        sender = await provider.sender("q")
+        real = sender._line.do
+
+        async def answerless(action: str, *given: Any) -> Any:
+            return [] if action == "schedule" else await real(action, *given)
+
+        monkeypatch.setattr(sender._line, "do", answerless)
+        with caplog.at_level(logging.ERROR, "queue_runtime.servicebus"):
+            results = await asyncio.gather(
+                sender.send([*messages(b"1"), Message(b"2", not_before=due), Message(b"3")]),
+                sender.send(messages(b"4")),
+            )
+        kinds = [[type(result) for result in some] for some in results]
+        assert kinds == [[Sent, ProviderError, ProviderError], [ProviderError]]
+        assert "queue q: the task that sends failed" in caplog.text
+        assert isinstance(results[1][0], ProviderError)
+        assert isinstance(results[1][0].__cause__, ValueError)
+        assert await sender.send(messages(b"5")) == [Sent()]
+
+
+@pytest.mark.spec("P3")
+async def test_a_message_that_is_as_large_as_may_be_is_sent() -> None:
+    """A list of it would be larger, for it repeats its ids; so it goes by itself."""
+    async with ServiceBus(strict=True) as bus, provided(bus, {"q": {"fifo": True}}) as provider:
+        queue = bus.queue("q", sessions=True)
+        sender = await provider.sender("q")
+        most = 262_144
+        bare = encoded_size(message_of(Message(b"x" * 100_000, id="i" * 128), "s" * 128)) - 100_000
+        for less in (400, 300, 200, 100, 50, 0):
+            body = b"x" * (most - bare - less)
+            message = Message(body, id="i" * 128, session="s" * 128)  # type: ignore[arg-type]
+            assert await sender.send([message]) == [Sent()], less
+        bus.faults.refuse("send", "amqp:link:message-size-exceeded")
+        assert await sender.send(messages(b"small", session="s")) == [Sent()]
+        [result] = await sender.send(
+            [Message(b"x" * (most - bare + 1), id="i" * 128, session="s" * 128)]  # type: ignore[arg-type]
+        )
+        assert isinstance(result, MessageTooLarge)
+        assert (result.size, result.max_size) == (most + 1, most)
+        assert queue.counts().active == 7
+        assert broken_rules(bus) == []
+
+
+@pytest.mark.spec("P3")
+async def test_a_list_is_within_the_limit_with_all_that_is_around_it() -> None:
+    """Ids as long as may be, in characters of many bytes, do not make it too large."""
+    async with ServiceBus(strict=True) as bus, provided(bus, {"q": {"fifo": True}}) as provider:
+        queue = bus.queue("q", sessions=True)
+        sender = await provider.sender("q")
+        sends = bus.faults.delay("send", 0.0, times=None)
+        for size in range(129_000, 130_600, 200):
+            both = [
+                Message(b"x" * size, id="\N{SNOWMAN}" * 127 + str(at), session="\N{SNOWMAN}" * 128)  # type: ignore[arg-type]
+                for at in range(2)
+            ]
+            assert await sender.send(both) == [Sent(), Sent()], size
+        assert queue.counts().active == 16
+        assert 8 < sends.met < 16, "some pairs fit into a list and some do not"
         assert broken_rules(bus) == []
 
 

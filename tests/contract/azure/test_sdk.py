@@ -223,6 +223,39 @@ async def test_what_is_no_connection_string_is_told_without_it(
         assert given not in str(e.value)
 
 
+@pytest.mark.spec("P8", "P10")
+@pytest.mark.parametrize("port", ["99999", "0", "abc"])
+async def test_a_port_that_there_is_not_is_told_at_the_start(
+    port: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = f"Endpoint=sb://127.0.0.1:{port};SharedAccessKeyName=n;SharedAccessKey=k"
+    monkeypatch.setenv(STRING, given)
+    rule = r"connections\.main\.connection_string: the Endpoint .* the port from 1 to 65535"
+    with pytest.raises(ConfigurationError, match=rule):
+        await Sdk("main", CONNECTION, LIMITS).start()
+
+
+@pytest.mark.spec("P8", "P10")
+async def test_a_connection_string_of_one_entity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is good where every queue of its connection is that one; names have no case."""
+    queues = {
+        "orders": {},
+        "audit": {"name": None, "topic": "ORDERS", "subscription": "s"},
+        "again": {"name": "Orders"},
+    }
+    async with ServiceBus() as bus:
+        bus.queue("orders")
+        text = f"{bus.connection_string};entitypath=Orders"
+        monkeypatch.setattr(type(bus), "connection_string", text)
+        async with provided(bus, queues) as provider:
+            assert await (await provider.sender("again")).send(messages(b"1")) == [Sent()]
+            assert bodies(await bring(await provider.receiver("orders"))) == [b"1"]
+        rule = r"connections\.main\.connection_string: .* Orders alone \(EntityPath\), and "
+        with pytest.raises(ConfigurationError, match=rule + r"queues\.other is carts"):
+            async with provided(bus, {**queues, "other": {"name": "carts"}}):
+                pass
+
+
 @pytest.mark.spec("P9")
 @pytest.mark.parametrize("host", ["127.0.0.1", "bus.example"])
 async def test_a_connection_in_clear_to_another_machine_is_warned_of(

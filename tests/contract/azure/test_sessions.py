@@ -233,6 +233,29 @@ async def test_an_accept_granted_late_is_given_back_at_once(
         assert holding.session == "s"
 
 
+@pytest.mark.spec("P4", "M2", "F3")
+async def test_a_session_with_an_empty_name_is_one_as_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Other software may name it so: it is received in order, renewed, kept and given back."""
+    async with scene(monkeypatch) as made:
+        await made.send("", 1, 2, 3)
+        lane = made.lane()
+        found, receipts = await lane.several(3)
+        assert found == texts([1, 2, 3])
+        number = lane.number("")
+        assert (await lane.receiver.renew_sessions([number])).failures == {}
+        await lane.receiver.set_session_state(number, b"kept")
+        assert await lane.receiver.complete(receipts[:1]) == {}
+        assert await lane.receiver.release_sessions([number]) == {}
+        holding = await lane.receiver.accept("", SOON)
+        assert holding.session == ""
+        assert await lane.receiver.session_state(holding.number) == b"kept"
+        got = await lane.receive(new=0, held={holding.number: 10})
+        assert set(got.batch.values("session")) == {""}
+        assert await lane.receiver.complete(got.receipts) == {}
+
+
 @pytest.mark.spec("P2", "F6")
 @pytest.mark.parametrize("seconds", [0.0, 0.3, 0.55, 1.0])
 async def test_a_cancelled_receive_takes_no_session(

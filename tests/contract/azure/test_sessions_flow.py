@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -25,6 +25,7 @@ from tests.servicebus.bus import ServiceBus
 from tests.servicebus.entities.queue import Queue
 
 SESSIONS, EACH = 6, 25
+NAMES = tuple(f"s{number}" for number in range(SESSIONS))
 
 
 class Work:
@@ -59,7 +60,7 @@ class Work:
 
 @asynccontextmanager
 async def running(
-    monkeypatch: pytest.MonkeyPatch, work: Work, **settings: object
+    monkeypatch: pytest.MonkeyPatch, work: Work, names: Sequence[str] = NAMES, **settings: object
 ) -> AsyncIterator[tuple[ServiceBus, Queue, Flow]]:
     """Receivers, a router and handlers at a queue that has messages already."""
     async with ServiceBus(strict=True) as bus:
@@ -72,10 +73,7 @@ async def running(
         await sdk.start()
         out = sdk.sender(keys)
         for number in range(EACH):
-            messages = [
-                ServiceBusMessage(str(number), session_id=f"s{session}")
-                for session in range(SESSIONS)
-            ]
+            messages = [ServiceBusMessage(str(number), session_id=session) for session in names]
             for message in messages:
                 await out.do("send", lambda sender, one=message: sender.send_messages(one), 10.0)
         await out.close()
@@ -164,6 +162,23 @@ async def test_every_session_is_handled_in_order(
     for number in range(SESSIONS):
         assert json.loads(states[f"s{number}"]) == {"done": list(range(EACH))}
         assert in_order(work.begun[f"s{number}"]), work.begun[f"s{number}"]
+
+
+@pytest.mark.spec("M2", "F3", "F4")
+@pytest.mark.parametrize("hold", [60.0, 0.05], ids=["held", "given-back"])
+async def test_a_session_with_an_empty_name_has_order_and_state(
+    monkeypatch: pytest.MonkeyPatch, hold: float
+) -> None:
+    """Other software may name one so: to the runtime it is a session as any other."""
+    work = Work()
+    settings = {"hold": hold, "sessions": 2, "routers": 2, "handlers": 2}
+    async with running(monkeypatch, work, ("", "s"), **settings) as (_, queue, flow):
+        await emptied(queue, flow)
+        states = await flow.states()
+    assert queue.counts().dead_lettered == 0
+    for name in ("", "s"):
+        assert json.loads(states[name]) == {"done": list(range(EACH))}
+        assert in_order(work.begun[name])
 
 
 @pytest.mark.spec("P13", "F3")

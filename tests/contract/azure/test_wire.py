@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
-from azure.servicebus import ServiceBusMessage
+from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
+from azure.servicebus._pyamqp import _decode
 from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageProperties
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
+from pipeline.batch import MessageBatch
+from pipeline.errors import SerializationError
 from pipeline.message import Delivery, Message, TraceContext
 from pipeline.providers.azure import AzureProvider, wire
 from pipeline.providers.azure.outgoing import encoded_size, message_of
+from pipeline.providers.azure.times import Time, tell_times
 from tests.contract.azure.scene import bring, provided
+from tests.servicebus.amqp.codec import encode
+from tests.servicebus.amqp.types import Described, Timestamp, ULong
 from tests.servicebus.bus import ServiceBus
 from tests.servicebus.sdk import connect, received
+
+WIDE = b'{"a": 18446744073709551615}'
+TYPED = b'{"TYPE": "x", "in": {"TYPE": "INT", "more": [{}]}}'
+SIGNED = b"[true, -9223372036854775808]"
 
 
 class Post:
@@ -96,11 +109,15 @@ async def test_properties_with_types_are_text_and_keep_their_types_when_sent_on(
         "ratio": 0.5,
         "flag": True,
         "id": UUID(int=7),
+        "top": 2**64 - 1,
+        "at": 1_767_323_045_000,
     }
-    long = {"TYPE": "LONG", "VALUE": given["count"]}  # the SDK's own way with more than 32 bits
-    delivery = await post.ours(
-        ServiceBusMessage(b"x", application_properties=given | {"count": long})
-    )
+    typed = {  # the SDK's own way with more than 32 bits
+        "count": {"TYPE": "LONG", "VALUE": given["count"]},
+        "top": {"TYPE": "ULONG", "VALUE": given["top"]},
+        "at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    }
+    delivery = await post.ours(ServiceBusMessage(b"x", application_properties=given | typed))
     shown = dict(delivery.attributes)
     noted = json.loads(shown.pop(wire.TYPES))
     assert shown == {
@@ -110,6 +127,8 @@ async def test_properties_with_types_are_text_and_keep_their_types_when_sent_on(
         "ratio": "0.5",
         "flag": "true",
         "id": str(UUID(int=7)),
+        "top": str(2**64 - 1),
+        "at": "1767323045000",
     }
     assert noted == {
         "count": "int",
@@ -117,6 +136,8 @@ async def test_properties_with_types_are_text_and_keep_their_types_when_sent_on(
         "ratio": "float",
         "flag": "bool",
         "id": "uuid",
+        "top": "int",
+        "at": "time",
     }
     again = await post.theirs(delivery.message)
     found = {
@@ -124,6 +145,22 @@ async def test_properties_with_types_are_text_and_keep_their_types_when_sent_on(
         for name, value in again.application_properties.items()
     }
     assert found == given
+    assert isinstance(found["at"], Time)
+    assert not isinstance(found["count"], Time)
+
+
+@pytest.mark.spec("M2")
+def test_an_sdk_without_its_table_of_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are numbers then; where it has one, it is changed once."""
+    assert tell_times()
+    told = _decode._DECODE_BY_CONSTRUCTOR[0x83]
+    assert tell_times()
+    assert _decode._DECODE_BY_CONSTRUCTOR[0x83] is told
+    for odd in (None, []):
+        monkeypatch.setattr(_decode, "_DECODE_BY_CONSTRUCTOR", odd)
+        assert not tell_times()
+    monkeypatch.setitem(sys.modules, "azure.servicebus._pyamqp", None)
+    assert not tell_times()
 
 
 @pytest.mark.spec("M2")
@@ -133,7 +170,13 @@ async def test_properties_with_types_are_text_and_keep_their_types_when_sent_on(
         ({"value_body": "text"}, b"text", "text"),
         ({"value_body": {"a": [1, "b"]}}, b'{"a": [1, "b"]}', "value"),
         ({"value_body": 7}, b"7", "value"),
+        ({"value_body": -(2**31)}, b"-2147483648", "value"),
+        ({"value_body": [{"TYPE": "LONG", "VALUE": 2**31}, -1]}, b"[2147483648, -1]", "value"),
+        ({"value_body": {"a": {"TYPE": "ULONG", "VALUE": 2**64 - 1}}}, WIDE, "value"),
+        ({"value_body": [datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)]}, b"[1767323045000]", "value"),
+        ({"value_body": {"TYPE": "x", "in": {"TYPE": "INT", "more": [{}]}}}, TYPED, "value"),
         ({"sequence_body": [[1, 2]]}, b"[1, 2]", "sequence"),
+        ({"sequence_body": [[True, {"TYPE": "LONG", "VALUE": -(2**63)}]]}, SIGNED, "sequence"),
     ],
 )
 async def test_a_body_that_is_no_bytes_comes_as_bytes_with_its_kind(
@@ -242,6 +285,15 @@ async def test_our_property_may_be_written_by_anybody(post: Post, written: str) 
 
 
 @pytest.mark.spec("M2")
+async def test_a_time_to_come_of_no_calendar(post: Post) -> None:
+    """Whoever sends a message can write it; the message is there all the same."""
+    when: Any = {wire.SCHEDULED: {"TYPE": "TIMESTAMP", "VALUE": -(2**62)}}
+    delivery = await post.ours(AmqpAnnotatedMessage(data_body=b"x", annotations=when))
+    assert (delivery.message.body, delivery.not_before) == (b"x", None)
+    assert [wire._due(odd) for odd in (None, b"x", 2**62)] == [None, None, None]
+
+
+@pytest.mark.spec("M2")
 async def test_our_property_may_be_of_another_type(post: Post) -> None:
     delivery = await post.ours(ServiceBusMessage(b"x", application_properties={wire.OURS: 5}))
     assert dict(delivery.attributes) == {}
@@ -261,7 +313,16 @@ async def test_a_trace_context_of_others(post: Post) -> None:
 @pytest.mark.spec("M2")
 @pytest.mark.parametrize(
     ("value", "kind"),
-    [("x", "int"), ("maybe", "bool"), ("?", "bytes"), ("1", "odd"), (str(2**64), "int")],
+    [
+        ("x", "int"),
+        ("maybe", "bool"),
+        ("?", "bytes"),
+        ("1", "odd"),
+        (str(2**64), "int"),
+        (str(-(2**63) - 1), "int"),
+        (str(2**63), "time"),
+        ("yesterday", "time"),
+    ],
 )
 def test_a_note_that_does_not_fit_leaves_text(value: str, kind: str) -> None:
     """An attribute may have been changed since."""
@@ -271,9 +332,46 @@ def test_a_note_that_does_not_fit_leaves_text(value: str, kind: str) -> None:
 
 
 @pytest.mark.spec("M2")
+@pytest.mark.parametrize("depth", [64, 65])
+@pytest.mark.parametrize(
+    ("kind", "opening", "closing"),
+    [("value", "[", "]"), ("value", '{"a": ', "}"), ("sequence", "[", "]")],
+)
+async def test_a_body_is_never_deeper_than_it_can_be_received(
+    post: Post, depth: int, opening: str, closing: str, kind: str
+) -> None:
+    """The SDK ends at 64, and a message that it can't read nobody gets."""
+    body = (opening * depth + "1" + closing * depth).encode()
+    noted = json.dumps({"": kind})
+    found = await post.round(Message(body, attributes={wire.TYPES: noted}))
+    assert found.body == body
+    shown = json.dumps({"": kind}, separators=(",", ":"))
+    assert dict(found.attributes) == ({wire.TYPES: shown} if depth == 64 else {})
+
+
+@pytest.mark.spec("M2")
 @pytest.mark.parametrize(
     ("body", "kind"),
-    [(b"{", "value"), (b"1", "sequence"), (b"\xff", "text"), (b"null", "value"), (b"x", "odd")],
+    [
+        (b"{", "value"),
+        (b"1", "sequence"),
+        (b"\xff", "text"),
+        (b"null", "value"),
+        (b"x", "odd"),
+        (b"0", "value"),
+        (b"false", "value"),
+        (b"[]", "value"),
+        (b'"text"', "value"),
+        (b"2147483648", "value"),
+        (b"9223372036854775808", "value"),
+        (b"[18446744073709551616]", "value"),
+        (b'[{"a": -9223372036854775809}]', "sequence"),
+        (b'["\\ud800"]', "value"),
+        (b'{"\\ud800": 1}', "value"),
+        (b"[" + b"1," * 65_536 + b"1]", "sequence"),
+        (json.dumps(dict.fromkeys(map(str, range(32_769)))).encode(), "value"),
+        (b"[" * 100_000, "value"),
+    ],
 )
 def test_a_body_that_is_not_what_was_noted_stays_bytes(body: bytes, kind: str) -> None:
     made = message_of(Message(body, attributes={wire.TYPES: json.dumps({"": kind})}), None)
@@ -302,3 +400,87 @@ def test_the_size_of_a_message_is_known_before_the_call(size: int) -> None:
     other = encoded_size(message_of(Message(b"x" * (size + 1), id="1"), None))
     assert size < one < size + 100
     assert 1 <= other - one <= 4
+
+
+@pytest.mark.spec("M2", "P10")
+async def test_a_sequence_that_holds_maps(post: Post) -> None:
+    """As JSON, their names as text."""
+    delivery = await post.ours(AmqpAnnotatedMessage(sequence_body=[[{"order": 1}], [2]]))
+    assert json.loads(delivery.body) == [{"order": 1}, 2]
+
+
+@pytest.mark.spec("M2", "P10", "F2")
+async def test_a_message_that_no_row_can_be_made_of_keeps_nobody_waiting(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes with those beside it, and says that it can't be read when its body is asked for."""
+    real = wire._row
+
+    def row(message: Any) -> Any:
+        if b"odd" in (message.raw_amqp_message.application_properties or {}):
+            raise TypeError("of a kind that nobody thought of")
+        return real(message)
+
+    monkeypatch.setattr(wire, "_row", row)
+    async with post.client.get_queue_sender("q") as sender:
+        await sender.send_messages(ServiceBusMessage(b"1"))
+        await sender.send_messages(ServiceBusMessage(b"2", application_properties={"odd": 1}))
+        await sender.send_messages(ServiceBusMessage(b"3"))
+    receiver = await post.provider.receiver("q")
+    batch, receipts = MessageBatch.empty(), []
+    while len(batch) < 3:
+        found = await bring(receiver)
+        batch, receipts = MessageBatch.concat([batch, found.batch]), receipts + found.receipts
+    assert [one.sequence for one in batch] == [1, 2, 3]
+    assert (batch[0].body, batch[2].body) == (b"1", b"3")
+    with pytest.raises(SerializationError, match=r"can't be read \(TypeError\)"):
+        _ = batch[1].body
+    assert batch[1].delivery_count == 1
+    assert await receiver.complete(receipts) == {}
+
+
+_SIMPLE = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=4)
+    | st.integers(-(2**63), 2**63 - 1).map(Timestamp)
+    | st.uuids()
+)
+_NESTED = st.recursive(
+    _SIMPLE,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_SIMPLE, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.mark.spec("M2", "P10")
+@settings(max_examples=500, deadline=None)
+@given(
+    properties=st.dictionaries(
+        st.text(max_size=5)
+        | st.sampled_from(["queue-runtime", "queue-runtime-types", "DeadLetterReason"]),
+        _SIMPLE | st.text(max_size=20),
+        max_size=3,
+    ),
+    body=_NESTED,
+    sequence=st.booleans(),
+)
+def test_whatever_a_message_holds_it_can_be_read_and_sent_on(
+    properties: dict[Any, Any], body: Any, sequence: bool
+) -> None:
+    """A row is made of it, and of that row a message that AMQP can carry."""
+    section = Described(ULong(0x76), [body]) if sequence else Described(ULong(0x77), body)
+    try:
+        wired = encode(Described(ULong(0x74), properties)) + encode(section)
+        message = ServiceBusReceivedMessage.from_bytes(wired)
+    except Exception:  # noqa: BLE001 - what the SDK can't read is none of this
+        assume(False)
+    columns = wire.columns_of([message])
+    assert "refused" not in columns
+    batch = MessageBatch.from_columns(1, columns)
+    delivery = batch[0]
+    again = Message(delivery.body, attributes=dict(delivery.attributes))
+    assert encoded_size(message_of(again, None)) > 0

@@ -76,6 +76,29 @@ class SendingContract(Contract):
             await client.complete(delivery)
 
     @pytest.mark.spec("M2")
+    async def test_the_longest_time_to_live_is_carried(self) -> None:
+        """What a `Message` takes, every queue can take."""
+        async with self.open() as bench:
+            [client] = bench.clients
+            sent = self.message(time_to_live=99_999_999_999.0)
+            await client.send(bench.queue, sent)
+            delivery = await self.one(client, bench.queue)
+            assert delivery.message == sent
+            await client.complete(delivery)
+
+    @pytest.mark.spec("M2", "P2")
+    @needs("scheduling")
+    async def test_a_time_long_ago_is_now(self) -> None:
+        """The first that there is."""
+        async with self.open() as bench:
+            [client] = bench.clients
+            sent = self.message(not_before=datetime.min.replace(tzinfo=UTC))
+            await client.send(bench.queue, sent)
+            delivery = await self.one(client, bench.queue)
+            assert delivery.id == sent.id
+            await client.complete(delivery)
+
+    @pytest.mark.spec("M2")
     async def test_a_bare_message_has_nothing_it_was_not_given(self) -> None:
         """What was not sent is absent, not empty text."""
         async with self.open() as bench:

@@ -328,6 +328,19 @@ class SettlingContract(Contract):
             await client.complete(in_hand)
 
     @pytest.mark.spec("P2", "P10")
+    async def test_a_dead_letter_can_not_be_set_aside(self) -> None:
+        """Nobody could ask for it again; it stays in hand, to be completed."""
+        async with self.open() as bench:
+            [client] = bench.clients
+            await client.send(bench.queue, self.message(b"x"))
+            await client.dead_letter(await self.one(client, bench.queue), "rejected")
+            dead = await self.one(client, bench.queue, dead_letters=True)
+            with pytest.raises(Unsupported, match=r"defer.*renew it"):
+                await client.defer(dead)
+            assert await client.complete(dead) == {}
+            await self.nothing(client, bench.queue, dead_letters=True)
+
+    @pytest.mark.spec("P2", "P10")
     async def test_what_is_unsupported_says_so(self) -> None:
         """`Unsupported` names the operation and the provider; nothing is silently left out."""
         able = self.declared
