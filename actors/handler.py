@@ -103,7 +103,9 @@ class Checks:
         if is_sealed(body) if self._sealed else only_begins_sealed(body):
             raise InvalidValue("Message.body", PLAIN, f"{len(body)} bytes")
         # Refused here and not when it is sent: then its session would wait for ever.
-        size = len(body) + (LARGEST_OVERHEAD if self._sealed else 0)
+        size = len(body)
+        if self._sealed:
+            size = settings.size_of_binary(size + LARGEST_OVERHEAD)
         if size > settings.max_message_size:
             raise MessageTooLarge(size, settings.max_message_size)
 

@@ -56,7 +56,7 @@ class Outcome:
         delay: of a retry, seconds to wait.
         counted: whether it was an attempt: of the handler, or, of one that died, whether it is
             known to be the row that its process died of.
-        reason: of a dead letter, the code.
+        reason: of a dead letter, the code; of a retry, why it waits in hand however long.
         description: of a dead letter, the failure as compact JSON.
     """
 

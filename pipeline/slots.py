@@ -30,6 +30,7 @@ def owners_of(
     codes: Codes,
     owner_of: Callable[[str], int],
     all_owners: Sequence[int],
+    ids: Sequence[str] | None = None,
 ) -> Rows:
     """Whose each row is.
 
@@ -38,6 +39,7 @@ def owners_of(
         codes: for each row, which of them it belongs to.
         owner_of: whose a session is.
         all_owners: rows without a session have no place of their own: they are dealt out to these.
+        ids: the messages', where those of one id have to come to one owner.
 
     Example:
         >>> owners_of(["a", None], np.array([0, 1, 0, 1]), {"a": 5}.__getitem__, [5, 6]).tolist()
@@ -45,7 +47,8 @@ def owners_of(
     """
     owners: Rows = np.array([-1 if name is None else owner_of(name) for name in sessions])[codes]
     if None in sessions:
-        owners = np.where(owners < 0, np.resize(all_owners, len(codes)), owners)
+        dealt = np.resize(all_owners, len(codes)) if ids is None else [*map(owner_of, ids)]
+        owners = np.where(owners < 0, dealt, owners)
     return owners
 
 

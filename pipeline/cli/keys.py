@@ -143,10 +143,21 @@ async def _new(place: Place, arguments: argparse.Namespace) -> None:
         say(f"made a key set with key {key_id}, which is current")
         return
     await writable.store(keys.adding(key_id, now))
+    await _stored(writable, key_id)
     say(
         f"made key {key_id}; {keys.current} is current still. In {place.config.ttl:g} s "
         f"(crypto.ttl) all processes have it; then: queue-runtime keys rotate {place.file}"
     )
+
+
+async def _stored(place: WritableKeys, key_id: str) -> None:
+    """Complain when a key that was just stored is not there: neither files nor stores compare."""
+    found = await place.find()
+    if found is None or key_id not in found.ids:
+        raise ConfigurationError(
+            f"key {key_id!r} is not there: somebody else changed the key set at the same time; "
+            "look at `keys list`, and make it again"
+        )
 
 
 async def _rotate(place: Place, arguments: argparse.Namespace) -> None:
@@ -175,6 +186,12 @@ async def _retire(place: Place, arguments: argparse.Namespace) -> None:
     writable, keys = place.writable(), await place.keys()
     await writable.store(keys.retiring(arguments.id))
     say(f"key {arguments.id} is retired: what it sealed can't be opened any more")
+    complain(
+        "warning: a process that has it cached goes on sealing with it for up to "
+        f"{place.config.ttl:g} s after another key was made current (crypto.ttl), and nothing of "
+        "that will open; nor will backlogs and dead letters that it sealed. If it was too soon, "
+        "put the key back now"
+    )
 
 
 # --- parts of these -------------------------------------------------------------------------------

@@ -117,6 +117,7 @@ class Core:
 
     async def _disconnect(self) -> None:
         if not self._started:
+            await self.bodies.close()  # a start that failed may have left keys
             return
         while self._tidying:
             await asyncio.wait(self._tidying)

@@ -6,7 +6,7 @@ It owns which messages are sealed and what is made of a body that can't be; how 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,9 @@ from pipeline.session_keys import spread_session
 
 if TYPE_CHECKING:
     from pipeline.crypto.bodies import Bodies
+
+_PORTION = 2**26
+"""Bytes of bodies that are sealed at once."""
 
 
 class ClientBodies:
@@ -57,8 +60,12 @@ class ClientBodies:
         settings = self._queues[QueueName(queue)]
         if settings.spreads:
             messages = [_with_session(message) for message in messages]
-        sealed = await self._bodies.seal(PlainRows.of(messages), from_start=settings.stamps_start)
-        return sealed.put_into(messages)
+        made: list[Message | QueueError] = []
+        for some in _portions(messages):
+            rows = PlainRows.of(some)
+            sealed = await self._bodies.seal(rows, from_start=settings.stamps_start)
+            made += sealed.put_into(some)
+        return made
 
     async def open(self, batch: MessageBatch, *, fresh: bool) -> MessageBatch:
         """A batch with its bodies opened; a row whose body can't be had carries why."""
@@ -82,6 +89,17 @@ def _plain(message: Message) -> Message | QueueError:
     if only_begins_sealed(message.body):
         return ValidationError("Message.body", PLAIN, f"{len(message.body)} bytes")
     return message
+
+
+def _portions(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """As many at once as are sealed in one column: it must not hold more than 2 GiB."""
+    begin = size = 0
+    for at, message in enumerate(messages):
+        if size + len(message.body) > _PORTION and at > begin:
+            yield messages[begin:at]
+            begin, size = at, 0
+        size += len(message.body)
+    yield messages[begin:]
 
 
 def _with_session(message: Message) -> Message:

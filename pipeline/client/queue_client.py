@@ -170,7 +170,11 @@ class QueueClient(Sending, Receiving, Settling):
         await self._core.close()
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(

@@ -225,6 +225,10 @@ class AwsQueue(Model):
         """Whether it is a FIFO queue at SQS."""
         return self.name is not None and self.name.endswith(".fifo")
 
+    def size_of_binary(self, size: int) -> int:
+        """How many bytes a body that is no text takes: it travels as base64."""
+        return -(-size // 3) * 4
+
     @property
     def stamps_start(self) -> bool:
         """Whether a scheduled message counts as sent at the time that it is scheduled for."""

@@ -155,6 +155,10 @@ class AzureQueue(Model):
             raise error_of(*broken)
         return self
 
+    def size_of_binary(self, size: int) -> int:
+        """How many bytes a body that is no text takes: as many as it has."""
+        return size
+
     @property
     def stamps_start(self) -> bool:
         """Whether a scheduled message counts as sent at the time that it is scheduled for."""

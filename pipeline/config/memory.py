@@ -79,6 +79,10 @@ class MemoryQueue(Model):
             return self.sessions
         return "native" if self.fifo else "none"
 
+    def size_of_binary(self, size: int) -> int:
+        """How many bytes a body that is no text takes: as many as it has."""
+        return size
+
     @property
     def stamps_start(self) -> bool:
         """Whether a scheduled message counts as sent at the time that it is scheduled for."""

@@ -92,5 +92,9 @@ _RENAMED = {"AuthenticationFailed": "BodyAuthenticationFailed"}
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(_MODULES.get(name, "pipeline.errors"))
+    try:
+        module = importlib.import_module(_MODULES.get(name, "pipeline.errors"))
+    except ModuleNotFoundError as error:
+        told = f"{name} needs pip install 'queue-runtime[crypto]' ({error.name} is missing)"
+        raise ImportError(told) from error
     return getattr(module, _RENAMED.get(name, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
@@ -11,6 +12,8 @@ from pipeline.message import Message, from_row
 from pipeline.providers.port import Sent
 from pipeline.retry import RetryPolicy
 from pipeline.state.port import Change, StateStore
+
+_log = logging.getLogger("queue_runtime.handle")
 
 SendMany: TypeAlias = Callable[[str, Sequence[Message]], Awaitable[list[Sent | QueueError]]]
 
@@ -71,7 +74,16 @@ class Outbox:
             return None
         tries = self._failed[key] = self._failed.get(key, 0) + 1
         delay = self._retry.delay(min(tries, 30), self._clock.random())
-        return waiting[confirmed].sequence, max(delay, error.retry_after or 0.0)
+        delay = max(delay, error.retry_after or 0.0)
+        _log.warning(
+            "session %s waits for what its handler sent to %s (try %d, the next in %.1f s): %s",
+            key,
+            waiting[confirmed].queue,
+            tries,
+            delay,
+            error,
+        )
+        return waiting[confirmed].sequence, delay
 
     def forget(self, key: str) -> None:
         """Another handler may try next, as nothing ties a message without order to this one.

@@ -104,6 +104,10 @@ class Identity(Protocol):
     def epoch(self) -> int:
         """Grows with each start of it."""
 
+    @property
+    def by_id(self) -> bool:
+        """Whether messages without a session that have one id go to one router."""
+
 
 class Outgo:
     """Sends a receiver's rows to the routers.
@@ -203,7 +207,8 @@ class Outgo:
 
     def _owners(self, batch: MessageBatch) -> Rows:
         names, codes = batch.distinct("session")
-        return owners_of(names, codes, self._table.router_of, range(len(self._ways)))
+        ids = batch.values("id") if self._identity.by_id else None
+        return owners_of(names, codes, self._table.router_of, range(len(self._ways)), ids)
 
     def _apply(self, call: Call, part: Part) -> None:
         way = self._ways[call.router]

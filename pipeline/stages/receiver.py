@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -65,6 +66,8 @@ class ReceiverSettings:
         sessions: NATIVE: how many sessions are held at once; None leaves it to the provider.
         busy: NATIVE: seconds after which a session that is never empty is given up to others.
         key_wait: seconds that a sealed message waits for its key.
+        by_id: whether messages without a session that have one id come to one handler, which then
+            knows a sealed body that comes again.
         retry: how calls to the provider are repeated.
     """
 
@@ -80,6 +83,7 @@ class ReceiverSettings:
     sessions: int | None = None
     busy: float = 60.0
     key_wait: float = 900.0
+    by_id: bool = False
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
 
@@ -517,7 +521,9 @@ class ReceiverCore:
         if outcome.kind is Kind.RETRY:
             self.counts["retried"] += 1
             now = asyncio.get_running_loop().time()
-            turns.wait(now, outcome.delay, self._settings.hold)
+            # A key is waited for here: given back, nobody would know for how long it was.
+            hold = math.inf if outcome.reason else self._settings.hold
+            turns.wait(now, outcome.delay, hold)
         self._holdings.measure(turns)
 
     def _keep_alone(self, held: Held, outcome: Outcome) -> None:

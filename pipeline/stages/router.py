@@ -39,12 +39,14 @@ class RouterSettings:
         epoch: grows with each start of it.
         batch_rows: the most rows of one run.
         batch_bytes: the bytes at which a run is full.
+        by_id: whether messages without a session that have one id come to one handler.
     """
 
     name: str
     epoch: int
     batch_rows: int
     batch_bytes: int
+    by_id: bool = False
 
 
 @dataclass(slots=True)
@@ -85,6 +87,7 @@ class RouterCore:
         fatal: Callable[[BaseException], None],
     ) -> None:
         self._epoch = settings.epoch
+        self._by_id = settings.by_id
         self._table = table
         self._own = sorted(handlers)
         line = partial(Line, settings.name, settings.epoch, fatal=fatal)
@@ -165,7 +168,8 @@ class RouterCore:
 
     def _owners(self, batch: MessageBatch) -> Rows:
         names, codes = batch.distinct("session")
-        return owners_of(names, codes, self._table.handler_of, self._own)
+        ids = batch.values("id") if self._by_id else None
+        return owners_of(names, codes, self._table.handler_of, self._own, ids)
 
     def _pass_notes(self, header: Header) -> None:
         for session, holding in header.closed:

@@ -214,7 +214,9 @@ class Stint:
         if refusal is None:
             return False
         if refusal.retry is not None:
-            outcome = Outcome(row, Kind.RETRY, delay=refusal.retry, counted=False)
+            outcome = Outcome(
+                row, Kind.RETRY, delay=refusal.retry, counted=False, reason=refusal.reason
+            )
         else:
             here = self._here
             now = here.now()

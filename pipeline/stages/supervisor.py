@@ -33,6 +33,8 @@ _PATIENCE = 1.0
 """Seconds that one look waits for answers; who needs longer is asked about in the next."""
 _AGAIN = RetryPolicy(3, 1.0, 30.0, 2.0)
 """How long to wait until a replacement that could not be had is tried again."""
+_PATCHED = 60.0
+"""Seconds for which a configuration that is wrong now is tried all the same: it was right."""
 _NOW = {"in_hand", "bytes_in_hand", "sessions", "waiting", "running", "unsent", "empty_receives"}
 """Figures that say how it is and not what has happened: they end with their process."""
 
@@ -76,7 +78,7 @@ class Watched(Protocol):
     async def replace(self) -> None:
         """End who is there, if it isn't dead, and put a new one there, known to its neighbours.
 
-        May be repeated when it failed. `ConfigurationError` when it can't ever succeed.
+        May be repeated when it failed. `ConfigurationError` when it can't succeed as things are.
         """
 
 
@@ -402,6 +404,8 @@ class _Post:
 
     async def _until_replaced(self, rows: Sequence[RunRow]) -> None:
         attempt = 0
+        loop = asyncio.get_running_loop()
+        last = loop.time() + _PATCHED
         while True:
             try:
                 if rows and self._blame is not None:
@@ -409,7 +413,10 @@ class _Post:
                 await self._actor.replace()
             except Exception as error:  # noqa: BLE001 - whatever it is, somebody has to hear of it
                 _log.error("%s: no replacement yet: %s", self._actor.name, error)
-                if isinstance(error, ConfigurationError) or not isinstance(error, QueueError):
+                # What was right when the run began may be so again: a file of keys that is being
+                # replaced, a secret that is being rotated.
+                wrong = isinstance(error, ConfigurationError) and loop.time() >= last
+                if wrong or not isinstance(error, QueueError):
                     self._lost = f"can't be replaced: {type(error).__name__}: {error}"
                     return
                 attempt += 1

@@ -188,6 +188,7 @@ class Flow:
                         epoch=1,
                         batch_rows=settings.batch_rows,
                         batch_bytes=settings.bytes,
+                        by_id=settings.nonces_of is not None,
                     ),
                     {
                         at: settings.wire(core)
@@ -224,6 +225,7 @@ class Flow:
                 hold=settings.hold,
                 sessions=settings.sessions,
                 key_wait=settings.key_wait,
+                by_id=settings.nonces_of is not None,
             ),
             settings.source(await self.provider.receiver(self.name, partition=number)),
             self.provider.capabilities(self.name),

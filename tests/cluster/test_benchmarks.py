@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.benchmarks import azure, engine
+from tests.benchmarks import azure, engine, sealed
 from tests.benchmarks.bus import served
 from tests.benchmarks.one_receiver import Span
 from tests.benchmarks.ours import ROOT, Case, ours
@@ -26,6 +26,20 @@ async def test_each_of_the_three_is_measured(ray_cluster: None) -> None:
     result = await ours(Case(count=2_000, sessions=20))
     assert set(result.cpu) == {"broker", "receiver", "router", "handlers"}
     assert result.rows >= 1
+
+
+@pytest.mark.spec("T5", "C1")
+async def test_sealed_bodies_are_measured_beside_plain_ones(ray_cluster: None) -> None:
+    """Opened by the receiver, and by a pool of one and of two."""
+    results = [one async for one in sealed.measure(count=2_000, rounds=1)]
+    assert [one["opened_by"] for one in results] == [
+        "nobody: plain",
+        "receiver",
+        "pool of 1",
+        "pool of 2",
+    ]
+    assert all(one["messages_per_second"] > 0 for one in results)
+    assert "crypto" in results[-1]["cpu_us_by_actor"]
 
 
 @pytest.mark.spec("T5")

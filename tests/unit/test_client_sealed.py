@@ -361,3 +361,36 @@ async def test_what_a_held_session_received_in_vain_comes_again(shop: Shop) -> N
                     await session.receive()
                 await asyncio.sleep(0.1)
         assert len(await plain.receive("orders", wait=0)) == 1
+
+
+@pytest.mark.spec("P3", "P7")
+async def test_many_large_bodies_are_sealed_in_portions(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column holds 2 GiB at most, and a send takes any number of messages."""
+    monkeypatch.setattr("pipeline.client.opening._PORTION", 1_000)
+    async with shop.client() as client:
+        sent = [Message(bytes(size), session="s") for size in (400, 400, 400, 2_000, 1, 999)]
+        assert all(not isinstance(one, Exception) for one in await client.send_many("orders", sent))
+        came = await client.receive("orders", 10)
+        assert [one.body for one in came] == [one.body for one in sent]
+
+
+@pytest.mark.spec("C7", "P7")
+async def test_a_client_that_does_not_start_keeps_no_keys(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does anything go on refreshing them."""
+    client = shop.client()
+
+    async def refuse() -> None:
+        raise InvalidEnvelope("no connection")
+
+    monkeypatch.setattr(type(client._core.connections), "start", lambda _: refuse())
+    with pytest.raises(InvalidEnvelope):
+        async with client:
+            pass
+    assert len(asyncio.all_tasks()) == 1
+    bodies: Any = client._core.bodies._bodies
+    with pytest.raises(Closed):
+        await bodies._ring.current()

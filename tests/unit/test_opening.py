@@ -176,6 +176,23 @@ async def test_a_missing_key_is_waited_for(sessions: str | None) -> None:
     assert (counters.received, counters.redelivered) == (3, 0)
 
 
+@pytest.mark.spec("C5", "P14")
+@pytest.mark.parametrize("sessions", ["native", "groups"])
+@pytest.mark.parametrize("hold", [0.0, 5.0])
+async def test_a_missing_key_is_waited_for_here_however_short_retries_are(
+    sessions: str, hold: float
+) -> None:
+    """Given back, the message would be received again and again, and the wait would never end."""
+    async with Rig(sessions=sessions, hold=hold, key_wait=120.0) as rig:
+        await rig.send("key k2:n:a1", "ok:n:a2")
+        await rig.flow.settled()
+        [dead] = await rig.dead()
+    assert dead.dead_letter_reason == "key_not_found"
+    assert 120.0 <= rig.seen.times["a2"] < 140.0
+    counters = await rig.flow.broker.counters(rig.flow.name)
+    assert (counters.received, counters.redelivered) == (2, 0)
+
+
 @pytest.mark.spec("C5")
 async def test_a_key_that_does_not_come_ends_the_wait() -> None:
     """After `key_wait` the message is dead-lettered as key_not_found, and its session goes on."""
@@ -289,6 +306,20 @@ async def test_a_body_that_is_sent_again_is_found(fifo: bool) -> None:
         [dead] = await rig.dead()
     assert rig.seen.bodies == ["a1", "a1", "a3"]
     assert (dead.body, dead.dead_letter_reason) == (b"ok:n1:a2", "nonce_reused")
+
+
+@pytest.mark.spec("C8")
+async def test_without_sessions_what_is_sent_again_comes_to_the_same_handler() -> None:
+    """Whichever of several it is: by the message's id, which the body is bound to."""
+    made = {"handlers": 4, "routers": 2, "nonces_of": lambda: NonceBook(600.0, 1_000)}
+    async with Rig(fifo=False, batch_rows=7, **made) as rig:
+        for _ in range(2):
+            await rig.flow.send([Message(b"ok:n%d:a%d" % (at, at), f"m{at}") for at in range(99)])
+            await rig.flow.settled()
+        dead = await rig.dead()
+    assert sorted(rig.seen.bodies) == sorted(f"a{number}" for number in range(99))
+    assert {one.dead_letter_reason for one in dead} == {"nonce_reused"}
+    assert len(dead) == 99
 
 
 @pytest.mark.spec("H1")

@@ -27,6 +27,7 @@ NAMES = [
 class Me:
     name: str = "receiver"
     epoch: int = 5
+    by_id: bool = False
 
 
 class Router:

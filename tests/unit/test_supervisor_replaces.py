@@ -282,15 +282,28 @@ async def test_a_replacement_that_can_not_be_had_is_tried_again() -> None:
     ids=["configuration", "defect"],
 )
 async def test_a_replacement_that_can_never_be_had_is_an_error(error: Exception, told: str) -> None:
-    """It is not tried again, and nothing counts as empty."""
+    """A defect is not tried again, a configuration for a minute; and nothing counts as empty."""
     rig = Rig()
-    rig.handler.said, rig.handler.fails = ProcessDied("gone"), [error]
+    rig.handler.said, rig.handler.fails = ProcessDied("gone"), [error] * 9
     await rig.look()
     await asyncio.sleep(100)
     figures = await rig.look()
     assert figures.errors == [f"handler: can't be replaced: {told}"]
     assert not rig.empty(figures)
-    assert len(rig.handler.journal) == 1
+    assert len(rig.handler.journal) == (7 if isinstance(error, ConfigurationError) else 1)
+    await rig.supervisor.drain()
+
+
+@pytest.mark.spec("C6", "F7")
+async def test_a_configuration_that_is_wrong_for_a_moment_ends_no_run() -> None:
+    """As where the file of keys is being replaced when an actor dies."""
+    rig = Rig()
+    error = ConfigurationError("there is no key set yet")
+    rig.handler.said, rig.handler.fails = ProcessDied("gone"), [error] * 3
+    await rig.look()
+    await asyncio.sleep(20)
+    figures = await rig.look()
+    assert (figures.errors, figures.replaced) == ([], 1)
     await rig.supervisor.drain()
 
 
