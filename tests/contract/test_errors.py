@@ -11,6 +11,8 @@ from pipeline import errors
 from pipeline.errors import QueueError
 
 SPECIAL = {
+    errors.KeyNotFound: lambda: errors.KeyNotFound("2026-11"),
+    errors.UnsupportedVersion: lambda: errors.UnsupportedVersion(2),
     errors.MessageTooLarge: lambda: errors.MessageTooLarge(300, 256),
     errors.Unsupported: lambda: errors.Unsupported("defer", "aws_sqs", "renew it"),
     errors.ProviderError: lambda: errors.ProviderError(

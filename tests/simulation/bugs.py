@@ -311,10 +311,8 @@ BUGS = (
         "a missing key is an attempt",
         "C5, H5: a missing key costs no attempt",
         "pipeline.stages.stints",
-        """            outcome = Outcome(row, Kind.RETRY, delay=refusal.retry, counted=False)
-""",
-        """            outcome = Outcome(row, Kind.RETRY, delay=refusal.retry)
-""",
+        "counted=False, reason=refusal.reason",
+        "reason=refusal.reason",
     ),
 )
 

@@ -8,12 +8,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pipeline import crypto
 from pipeline.client import QueueClient
+from pipeline.client.core import give_back
+from pipeline.client.lanes import Lane
 from pipeline.clock import SeededClock
 from pipeline.config import parse
 from pipeline.crypto.envelope import is_sealed, overhead
@@ -28,8 +31,9 @@ from pipeline.errors import (
     ValidationError,
 )
 from pipeline.message import Message
-from pipeline.names import MessageId, SessionId
+from pipeline.names import MessageId, QueueName, SessionId
 from pipeline.providers.memory import MemoryBroker
+from pipeline.providers.port import SessionSupport
 
 KEYS = {
     "current": "k1",
@@ -394,3 +398,28 @@ async def test_a_client_that_does_not_start_keeps_no_keys(
     bodies: Any = client._core.bodies._bodies
     with pytest.raises(Closed):
         await bodies._ring.current()
+
+
+class Gives:
+    """A receiver that can't give everything back."""
+
+    def __init__(self) -> None:
+        self.released: list[Any] = []
+
+    async def release(self, receipts: Any) -> dict[int, Exception]:
+        self.released += receipts
+        return {0: Closed("gone")}
+
+
+@pytest.mark.spec("P2", "P10")
+@pytest.mark.parametrize("single", [True, False])
+async def test_what_can_not_be_given_back_is_told_of_or_waits_for_its_session(
+    single: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Messages of a session that is held go back with it, where none goes back alone."""
+    receiver: Any = Gives()
+    able: Any = SimpleNamespace(single_release=single, sessions=SessionSupport.NATIVE)
+    received: Any = SimpleNamespace(opened=[], receipts=["one"])
+    await give_back(Lane(QueueName("q"), receiver, able), received)
+    assert receiver.released == (["one"] if single else [])
+    assert ("left to lock expiry: gone" in caplog.text) == single

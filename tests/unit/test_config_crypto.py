@@ -10,8 +10,21 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import AwsKeys, AzureKeys, FileKeys, dump, parse, resolved
+from pipeline.config import (
+    AwsKeys,
+    AwsQueue,
+    AzureKeys,
+    AzureQueue,
+    CryptoConfig,
+    EnvironmentKeys,
+    FileKeys,
+    MemoryQueue,
+    dump,
+    parse,
+    resolved,
+)
 from pipeline.config.extras import installed
+from pipeline.config.models import DeadLetterConfig
 from pipeline.config.rules import Model
 from pipeline.errors import ConfigurationError
 
@@ -223,3 +236,19 @@ def test_the_reference_shows_every_provider_s_keys_with_their_defaults() -> None
         for key, field in model.model_fields.items():
             if not field.is_required():
                 assert (key, block[key]) == (key, field.get_default())
+
+
+@pytest.mark.spec("C1", "P3", "P5", "R3")
+def test_what_sealing_has_to_know_of_a_queue_and_of_dead_letters() -> None:
+    """Whether it gives sessions, which time it takes for sent, and what a sealed body takes."""
+    memory = MemoryQueue(connection="m", sessionless="spread")
+    azure = AzureQueue(connection="m", name="q", fifo=True, sessionless="spread")
+    fifo = AwsQueue(connection="m", name="q.fifo", fifo=True, sessionless="spread")
+    standard = AwsQueue(connection="m", name="q", sessionless="spread")
+    assert [one.spreads for one in (memory, azure, fifo, standard)] == [True, True, True, False]
+    assert [one.stamps_start for one in (memory, azure, fifo)] == [True, True, False]
+    assert [one.size_of_binary(100) for one in (memory, azure, fifo)] == [100, 100, 136]
+    off, on = CryptoConfig(), CryptoConfig(enabled=True, keys=EnvironmentKeys())
+    assert [DeadLetterConfig().redacts(one) for one in (off, on)] == [False, True]
+    assert [DeadLetterConfig(messages="full").redacts(one) for one in (off, on)] == [False, False]
+    assert DeadLetterConfig(messages="redacted").redacts(off)

@@ -382,3 +382,22 @@ async def test_a_mixed_batch_keeps_its_order() -> None:
     opening.send(batch, pa.array([3, 4, 5, 6, 7]).to_numpy())
     await asyncio.sleep(0.1)
     assert sent == [([b"ok:n:a0", b"a1", b"ok:n:a2", b"a3", b"ok:n:a4"], [3, 4, 5, 6, 7])]
+
+
+async def test_of_a_batch_only_what_may_still_go_goes() -> None:
+    """The rest comes back, each with its number."""
+    sent: list[list[int]] = []
+    given: list[list[int]] = []
+    opening = Opening(
+        Opener(),
+        lambda batch, rows, *, alone=False: sent.append(list(rows)),
+        lambda rows: rows % 2 == 0,
+        lambda batch, rows, *, alone=False: given.append(list(rows)),
+        1.0,
+        lambda error: pytest.fail(str(error)),
+    )
+    batch = MessageBatch.from_messages([message(f"ok:n:a{number}") for number in range(4)])
+    opening.send(batch, pa.array([3, 4, 5, 6]).to_numpy())
+    opening.send(batch.take([0]), pa.array([7]).to_numpy())
+    await asyncio.sleep(0.1)
+    assert (sent, given) == ([[4, 6]], [[3, 5], [7]])

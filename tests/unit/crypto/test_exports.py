@@ -52,3 +52,15 @@ def test_plain_messages_need_no_extra() -> None:
         [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.spec("P10", "P16")
+def test_what_needs_the_extra_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that installs it."""
+
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError("no module", name="cryptography")
+
+    monkeypatch.setattr("importlib.import_module", missing)
+    with pytest.raises(ImportError, match=r"AesGcm needs pip install 'queue-runtime\[crypto\]'"):
+        pipeline.crypto.AesGcm  # noqa: B018
