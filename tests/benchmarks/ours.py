@@ -66,6 +66,8 @@ class Case:
         function: which handler.
         keys: a file of encryption keys; "": bodies are plain.
         pool: how many crypto actors open them; 0: the receiver does.
+        distinct: whether each message has a body of its own, as sealed ones do: equal ones that are
+            sent together are one object in the broker.
     """
 
     count: int = 500_000
@@ -77,6 +79,7 @@ class Case:
     function: str = "on_message"
     keys: str = ""
     pool: int = 0
+    distinct: bool = False
 
     def session(self, number: int) -> str:
         """The session of a message."""
@@ -86,10 +89,13 @@ class Case:
 
     def messages(self) -> Iterator[list[Message]]:
         """All of them, as many at once as one send takes."""
-        body = b"x" * self.size
+        same = b"x" * self.size
         for begin in range(0, self.count, 4_096):
             yield [
-                Message(body, session=self.session(number) if self.ordered else None)
+                Message(
+                    b"%0*d" % (self.size, number) if self.distinct else same,
+                    session=self.session(number) if self.ordered else None,
+                )
                 for number in range(begin, min(self.count, begin + 4_096))
             ]
 

@@ -28,7 +28,7 @@ async def measure(count: int = COUNT, rounds: int = ROUNDS) -> AsyncIterator[dic
     with tempfile.TemporaryDirectory(prefix="qr-") as directory:
         keys = Path(directory) / "keys.json"
         keys.write_text(KeySet.first("bench", 0.0).text())
-        plain = Case(count=count)
+        plain = Case(count=count, distinct=True)
         sealed = replace(plain, keys=str(keys))
         cases = {"plain": plain, "receiver": sealed}
         cases |= {f"pool of {pool}": replace(sealed, pool=pool) for pool in POOLS}
