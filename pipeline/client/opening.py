@@ -73,8 +73,7 @@ class ClientBodies:
             return batch
         from pipeline.crypto.rows import SealedRows
 
-        columns = map(batch.column, ("id", "session", "body", "enqueued_at"))
-        opened = await self._bodies.open(SealedRows(*columns), fresh=fresh)
+        opened = await self._bodies.open(SealedRows.of(batch), fresh=fresh)
         batch = batch.replacing({"body": opened.bodies, "nonce": opened.nonces})
         if not opened.errors:
             return batch

@@ -25,6 +25,8 @@ from pipeline.message import Message
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.batch import MessageBatch
+
 _log = logging.getLogger(__name__)
 
 _TOLD_EVERY = 60.0
@@ -44,8 +46,7 @@ class SealedRows:
     Example:
         >>> from pipeline.batch import MessageBatch
         >>> batch = MessageBatch.from_messages([Message(b"plain", id="m1")])
-        >>> names = ("id", "session", "body", "enqueued_at")
-        >>> len(SealedRows(*map(batch.column, names)))
+        >>> len(SealedRows.of(batch))
         1
     """
 
@@ -53,6 +54,11 @@ class SealedRows:
     sessions: pa.Array
     bodies: pa.Array
     enqueued_at: pa.Array
+
+    @classmethod
+    def of(cls, batch: MessageBatch) -> SealedRows:
+        """The rows of a batch."""
+        return cls(*map(batch.column, ("id", "session", "body", "enqueued_at")))
 
     def __len__(self) -> int:
         return len(self.bodies)

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 
 from pipeline.batch import MessageBatch
 from pipeline.ledger import Ledger
-from pipeline.rows import Rows
+from pipeline.stages.outgo import Send
 from pipeline.turns import Held
-
-
-class Send(Protocol):
-    """Sends rows on their way."""
-
-    def __call__(self, batch: MessageBatch, rows: Rows, *, alone: bool) -> None:
-        """Send a batch of rows, by their numbers in the ledger."""
 
 
 class Again:

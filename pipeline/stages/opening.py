@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -22,6 +23,7 @@ from pipeline.batch import MessageBatch
 from pipeline.errors import KeyNotFound, QueueError
 from pipeline.refusals import Refusal
 from pipeline.rows import Rows
+from pipeline.stages.outgo import Send
 
 if TYPE_CHECKING:
     from pipeline.crypto.rows import OpenedRows, SealedRows
@@ -41,13 +43,6 @@ class Opens(Protocol):
 
     async def open(self, rows: SealedRows, *, fresh: bool = True) -> OpenedRows:
         """Open what is sealed; a row that can't be opened has its error, and stops no other."""
-
-
-class Send(Protocol):
-    """Sends rows on their way."""
-
-    def __call__(self, batch: MessageBatch, rows: Rows, *, alone: bool = False) -> None:
-        """Send a batch of rows, by their numbers in the ledger."""
 
 
 @dataclass(slots=True, eq=False)
@@ -166,16 +161,19 @@ class Opening:
 
     def _go(self, job: _Job) -> None:
         """Send the batch on if it is its turn, and those that waited for it."""
-        if not job.opened or job.behind or job not in self._jobs:
-            return
-        del self._jobs[job]
-        for name in job.sessions:
-            if name is not None and self._last.get(name) is job:
-                del self._last[name]
-        self._pass_on(job)
-        for follower in job.followers:
-            follower.behind -= 1
-            self._go(follower)
+        ready = deque([job])  # there may be thousands: no call inside a call for each
+        while ready:
+            job = ready.popleft()
+            if not job.opened or job.behind or job not in self._jobs:
+                continue
+            del self._jobs[job]
+            for name in job.sessions:
+                if name is not None and self._last.get(name) is job:
+                    del self._last[name]
+            self._pass_on(job)
+            for follower in job.followers:
+                follower.behind -= 1
+            ready.extend(job.followers)
 
     def _pass_on(self, job: _Job) -> None:
         may_go = self._may_go(job.rows)
@@ -241,4 +239,4 @@ def _unopened(batch: MessageBatch) -> Rows:
 def _sealed(batch: MessageBatch) -> SealedRows:
     from pipeline.crypto.rows import SealedRows  # where cryptography is off, it may not be there
 
-    return SealedRows(*map(batch.column, ("id", "session", "body", "enqueued_at")))
+    return SealedRows.of(batch)

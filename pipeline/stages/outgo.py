@@ -93,6 +93,13 @@ class Call:
         return np.flatnonzero(~self._seen)
 
 
+class Send(Protocol):
+    """Sends rows on their way."""
+
+    def __call__(self, batch: MessageBatch, rows: Rows, *, alone: bool = False) -> None:
+        """Send a batch of rows, by their numbers in the ledger."""
+
+
 class Identity(Protocol):
     """What the way out needs of the receiver's settings."""
 

@@ -40,8 +40,8 @@ from pipeline.stages.again import Again
 from pipeline.stages.calls import RunCalls
 from pipeline.stages.holdings import Holdings
 from pipeline.stages.locks import Locks
-from pipeline.stages.opening import Opening, Opens, Send
-from pipeline.stages.outgo import Call, Outgo
+from pipeline.stages.opening import Opening, Opens
+from pipeline.stages.outgo import Call, Outgo, Send
 from pipeline.stages.settling import How, Settler
 from pipeline.telemetry.counters import Histogram
 from pipeline.turns import PAUSE, Held, Turns

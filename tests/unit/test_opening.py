@@ -401,3 +401,23 @@ async def test_of_a_batch_only_what_may_still_go_goes() -> None:
     opening.send(batch.take([0]), pa.array([7]).to_numpy())
     await asyncio.sleep(0.1)
     assert (sent, given) == ([[4, 6]], [[3, 5], [7]])
+
+
+@pytest.mark.spec("F1", "F3", "F5")
+async def test_thousands_of_batches_wait_for_one() -> None:
+    """A session whose first batch takes long, and all others are opened: they go, in order."""
+    sent: list[int] = []
+    opening = Opening(
+        Opener(),
+        lambda batch, rows, *, alone=False: sent.extend(rows.tolist()),
+        lambda rows: rows >= 0,
+        lambda *_, **__: pytest.fail("given up"),
+        1.0,
+        lambda error: pytest.fail(str(error)),
+    )
+    opening.send(MessageBatch.from_messages([message("slow 5:n:a")]), pa.array([0]).to_numpy())
+    quick = MessageBatch.from_messages([message("ok:n:a")])
+    for number in range(1, 3_000):
+        opening.send(quick, pa.array([number]).to_numpy())
+    await asyncio.sleep(6.0)
+    assert sent == list(range(3_000))
