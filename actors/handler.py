@@ -15,7 +15,7 @@ from actors.process import Process, process, tune
 from pipeline.batch import MessageBatch
 from pipeline.client import QueueClient
 from pipeline.clock import SystemClock, monotonic
-from pipeline.config import ReplayConfig, RuntimeConfig, import_exception, import_object
+from pipeline.config import CryptoConfig, RuntimeConfig, import_exception, import_object
 from pipeline.crypto.envelope import LARGEST_OVERHEAD, PLAIN, is_sealed, only_begins_sealed
 from pipeline.errors import ConfigurationError, MessageTooLarge, QueueError, QueueNotFound
 from pipeline.errors import ValidationError as InvalidValue
@@ -180,7 +180,7 @@ class HandlerActor:
                 threads=settings.threads,
                 batch_rows=settings.batch.rows,
                 redacted=self._config.dead_letter.redacts(self._config.crypto),
-                nonces=_nonces(self._config.crypto.replay),
+                nonces=_nonces(self._config.crypto),
             ),
             handler,
             open_store(self._config, self._pipeline, SystemClock()),
@@ -254,10 +254,10 @@ class HandlerActor:
         self._error = self._error or f"{type(error).__name__}: {error}"
 
 
-def _nonces(settings: ReplayConfig) -> NonceBook | None:
+def _nonces(settings: CryptoConfig) -> NonceBook | None:
     """What finds sealed bodies that come a second time, where that is wanted."""
-    if not settings.enabled:
+    if not settings.finds_replays:
         return None
     from pipeline.crypto.nonces import NonceBook
 
-    return NonceBook(settings.window, settings.most)
+    return NonceBook(settings.replay.window, settings.replay.most)

@@ -158,6 +158,6 @@ def _settings(
         hold=settings.retry.hold,
         sessions=settings.sessions,
         key_wait=config.crypto.key_wait,
-        by_id=config.crypto.enabled and config.crypto.replay.enabled,
+        by_id=config.crypto.finds_replays,
         retry=RetryPolicy(**config.retry.model_dump()),
     )

@@ -180,7 +180,7 @@ class Topology:
             epoch=_epoch(),
             batch_rows=batch.rows,
             batch_bytes=batch.bytes,
-            by_id=self.config.crypto.enabled and self.config.crypto.replay.enabled,
+            by_id=self.config.crypto.finds_replays,
         )
         actor = self._make(RouterActor, name, cpus, settings)
         return name, actor, self._starter(name, cpus, actor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -51,6 +52,26 @@ def complain(text: str) -> None:
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Give a command its argument for the configuration file."""
     parser.add_argument("config", metavar="FILE", help="the configuration, a YAML file")
+
+
+def add_action(
+    actions: Subparsers, name: str, act: Callable[..., Any], told: str
+) -> argparse.ArgumentParser:
+    """Declare one of a command's actions, which a configuration file is named to.
+
+    Args:
+        actions: the command's.
+        name: the action's.
+        act: what `arguments.act` is then.
+        told: what it does, in a few words, for the help.
+    """
+    parser = actions.add_parser(name, help=told, description=f"{told[0].upper()}{told[1:]}.")
+    add_config(parser)
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+    parser.set_defaults(act=act)
+    return parser
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeAlias
 
-from pipeline.cli.common import DONE, add_config, complain, say
+from pipeline.cli.common import DONE, add_action, complain, say
 from pipeline.clock import SystemClock
 from pipeline.config import CryptoConfig, load
 from pipeline.config.extras import lacking
@@ -37,16 +37,16 @@ def add(subparsers: Subparsers) -> None:
         "ids are shown, the keys themselves never.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listed = _action(actions, "list", _list, "list the keys' ids, and which is current")
+    listed = add_action(actions, "list", _list, "list the keys' ids, and which is current")
     listed.add_argument("--json", action="store_true", help="write a JSON line a key")
 
-    made = _action(actions, "new", _new, "make a key, to be distributed before it is used")
+    made = add_action(actions, "new", _new, "make a key, to be distributed before it is used")
     made.add_argument("--id", metavar="ID", help="its id; unset: today's date")
 
-    rotated = _action(actions, "rotate", _rotate, "seal with another key from now on")
+    rotated = add_action(actions, "rotate", _rotate, "seal with another key from now on")
     rotated.add_argument("--to", metavar="ID", help="that key; unset: the newest")
 
-    retired = _action(actions, "retire", _retire, "take a key away that is not current")
+    retired = add_action(actions, "retire", _retire, "take a key away that is not current")
     retired.add_argument("id", metavar="ID", help="its id")
 
 
@@ -210,13 +210,3 @@ def _free_id(keys: KeySet | None, now: float) -> str:
 
 def _moment(at: float | None) -> str | None:
     return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
-
-
-def _action(actions: Subparsers, name: str, act: Action, told: str) -> argparse.ArgumentParser:
-    parser = actions.add_parser(name, help=told, description=f"{told[0].upper()}{told[1:]}.")
-    add_config(parser)
-    parser.add_argument(
-        "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )
-    parser.set_defaults(act=act)
-    return parser

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.cli import addresses
-from pipeline.cli.common import DONE, FAILED, MISUSED, add_config, complain, say
+from pipeline.cli.common import DONE, FAILED, MISUSED, add_action, complain, say
 from pipeline.cli.state_text import HEADER, described, line, row
 from pipeline.clock import SystemClock
 from pipeline.config import RuntimeConfig, load
@@ -34,21 +34,21 @@ def add(subparsers: Subparsers) -> None:
         description="What handlers keep for their sessions in the configuration's SQLite file.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listed = _action(actions, "list", _list, "list sessions that have a state or a failure")
+    listed = add_action(actions, "list", _list, "list sessions that have a state or a failure")
     _add_pipeline(listed)
     listed.add_argument("--prefix", default="", metavar="S", help="only those that begin so")
     listed.add_argument("--limit", type=_count, metavar="N", help="at most N of them")
     listed.add_argument("--json", action="store_true", help="write a JSON line a session")
 
-    shown = _action(actions, "show", _show, "show what is kept for one session, as JSON")
+    shown = add_action(actions, "show", _show, "show what is kept for one session, as JSON")
     shown.add_argument("pipeline", metavar="PIPELINE", help="a pipeline of the configuration")
     shown.add_argument("session", metavar="SESSION", help="the session")
 
-    exported = _action(actions, "export", _export, "write all states to a Parquet file")
+    exported = add_action(actions, "export", _export, "write all states to a Parquet file")
     exported.add_argument("out", metavar="OUT.parquet", help="the file; it is replaced")
     _add_pipeline(exported)
 
-    reset = _action(actions, "reset", _reset, "delete what is kept for sessions")
+    reset = add_action(actions, "reset", _reset, "delete what is kept for sessions")
     _add_pipeline(reset)
     which = reset.add_mutually_exclusive_group(required=True)
     which.add_argument("--session", nargs="+", metavar="S", help="these sessions")
@@ -189,16 +189,6 @@ async def _reset(kepts: Kepts, arguments: argparse.Namespace) -> int:
         return MISUSED
     say(f"deleted what was kept for {what}")
     return DONE
-
-
-def _action(actions: Subparsers, name: str, act: Action, told: str) -> argparse.ArgumentParser:
-    parser = actions.add_parser(name, help=told, description=f"{told[0].upper()}{told[1:]}.")
-    add_config(parser)
-    parser.add_argument(
-        "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )
-    parser.set_defaults(act=act)
-    return parser
 
 
 def _add_pipeline(parser: argparse.ArgumentParser) -> None:

@@ -41,7 +41,7 @@ def proxy_of(given: str | None, path: str) -> str | None:
         return given
     found = secret_of(given, path) or ""
     parts = address_of(found)
-    if parts is None or parts.scheme not in ("http", "https"):
+    if parts is None or parts.scheme not in ("http", "https") or "@" in str(parts.hostname):
         raise ConfigurationError(
             f"{path}: what {given} names must be an address like http://user:password@host:port; "
             "what is no letter or digit in user and password is written as %XX"

@@ -13,6 +13,7 @@ from pipeline.config.rules import (
     Count,
     LockSeconds,
     Model,
+    QueueModel,
     SecretReference,
     SomeSeconds,
     error_of,
@@ -157,7 +158,7 @@ class SqsSend(Model):
     batch_groups: bool = False
 
 
-class AwsQueue(Model):
+class AwsQueue(QueueModel):
     """A queue of AWS SQS, standard or FIFO.
 
     Args:

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.config.aws import Proxy, address_of
 from pipeline.config.references import Problem
-from pipeline.config.rules import Count, Model, SecretReference, error_of, matching
+from pipeline.config.rules import Count, Model, QueueModel, SecretReference, error_of, matching
 
 
 def _endpoint(value: str) -> str:
@@ -106,7 +106,7 @@ class AzureConnection(Model):
         return broken
 
 
-class AzureQueue(Model):
+class AzureQueue(QueueModel):
     """A queue of Service Bus, a topic, or a topic's subscription.
 
     What the service keeps of it (lock duration, maximum delivery count, sessions) can't be read
@@ -154,15 +154,6 @@ class AzureQueue(Model):
         if broken:
             raise error_of(*broken)
         return self
-
-    def size_of_binary(self, size: int) -> int:
-        """How many bytes a body that is no text takes: as many as it has."""
-        return size
-
-    @property
-    def stamps_start(self) -> bool:
-        """Whether a scheduled message counts as sent at the time that it is scheduled for."""
-        return True
 
     @property
     def spreads(self) -> bool:

@@ -14,8 +14,8 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.config.aws import AwsAccess, Proxy, address_of
 from pipeline.config.azure import ClientId
-from pipeline.config.extras import lacking
-from pipeline.config.references import Problem, closest, mapping
+from pipeline.config.extras import lacking, unusable
+from pipeline.config.references import Problem, mapping
 from pipeline.config.rules import Count, Model, Seconds, SomeSeconds, error_of, matching
 
 Variable = Annotated[
@@ -156,20 +156,10 @@ def _keys(value: object) -> object:
     if not isinstance(value, Mapping):
         return EnvironmentKeys.model_validate(value)  # no mapping at all: any model says so
     provider = value.get("provider")
-    text = _unusable(provider)
+    text = unusable(provider, _MODELS, _EXTRAS)
     if text:
         raise error_of(Problem(("provider",), text, provider))
     return _MODELS[str(provider)].model_validate(value)
-
-
-def _unusable(provider: object) -> str:
-    """Why keys of this provider can't be had; "" when they can."""
-    known = list(_MODELS)
-    if provider is None:
-        return f"missing: name one of: {', '.join(known)}"
-    if not isinstance(provider, str) or provider not in known:
-        return f"{closest(provider, known)}must be one of: {', '.join(known)}"
-    return lacking(*_EXTRAS[provider]) if provider in _EXTRAS else ""
 
 
 def keys_model_of(data: Mapping[str, Any]) -> type[Model]:
@@ -255,6 +245,11 @@ class CryptoConfig(Model):
     plaintext: Literal["allow", "allow_with_alert", "reject"] = "allow_with_alert"
     freshness: FreshnessConfig = Field(default_factory=FreshnessConfig)
     replay: ReplayConfig = Field(default_factory=ReplayConfig)
+
+    @property
+    def finds_replays(self) -> bool:
+        """Whether a sealed body that comes a second time is looked for."""
+        return self.enabled and self.replay.enabled
 
     @model_validator(mode="after")
     def _can_be_had(self) -> Self:

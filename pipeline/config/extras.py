@@ -1,9 +1,15 @@
-"""Which of the optional packages are installed, found out without importing any of them."""
+"""Which of the optional packages are installed, found out without importing any of them.
+
+And so: which providers can be chosen.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
+
+from pipeline.config.references import closest
 
 
 def installed(module: str) -> bool:
@@ -33,3 +39,23 @@ def lacking(extra: str, module: str) -> str:
     if installed(module):
         return ""
     return f"needs pip install 'queue-runtime[{extra}]' ({module} is missing)"
+
+
+def unusable(provider: object, known: Iterable[str], extras: Mapping[str, tuple[str, str]]) -> str:
+    """Why a provider can't be chosen: it is none, or its extra is missing; "" when it can.
+
+    Args:
+        provider: as it was written.
+        known: the names that there are.
+        extras: by name, the extra that one needs and the module that shows whether it is there.
+
+    Example:
+        >>> unusable("memry", ["memory"], {})
+        'did you mean memory? must be one of: memory'
+    """
+    names = list(known)
+    if provider is None:
+        return f"missing: name one of: {', '.join(names)}"
+    if not isinstance(provider, str) or provider not in names:
+        return f"{closest(provider, names)}must be one of: {', '.join(names)}"
+    return lacking(*extras[provider]) if provider in extras else ""

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pipeline.config.rules import Count, LockSeconds, Model, RunName, Seconds, SomeSeconds
+from pipeline.config.rules import (
+    Count,
+    LockSeconds,
+    Model,
+    QueueModel,
+    RunName,
+    Seconds,
+    SomeSeconds,
+)
 
 
 class MemoryConnection(Model):
@@ -27,7 +35,7 @@ class MemoryConnection(Model):
 Sessions = Literal["native", "groups", "none"]
 
 
-class MemoryQueue(Model):
+class MemoryQueue(QueueModel):
     """A queue of the memory provider: a broker with locks, sessions, dead letters and bounds.
 
     Args:
@@ -78,15 +86,6 @@ class MemoryQueue(Model):
         if self.sessions is not None:
             return self.sessions
         return "native" if self.fifo else "none"
-
-    def size_of_binary(self, size: int) -> int:
-        """How many bytes a body that is no text takes: as many as it has."""
-        return size
-
-    @property
-    def stamps_start(self) -> bool:
-        """Whether a scheduled message counts as sent at the time that it is scheduled for."""
-        return True
 
     @property
     def spreads(self) -> bool:

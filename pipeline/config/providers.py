@@ -13,9 +13,9 @@ from pydantic import BeforeValidator
 
 from pipeline.config.aws import AwsConnection, AwsQueue
 from pipeline.config.azure import AzureConnection, AzureQueue
-from pipeline.config.extras import lacking
+from pipeline.config.extras import unusable
 from pipeline.config.memory import MemoryConnection, MemoryQueue
-from pipeline.config.references import Problem, closest, mapping, provider_of
+from pipeline.config.references import Problem, mapping, provider_of
 from pipeline.config.rules import Model, error_of
 
 _AnyConnection: TypeAlias = MemoryConnection | AwsConnection | AzureConnection
@@ -46,20 +46,10 @@ def _connection(value: object) -> object:
     if not isinstance(value, Mapping):
         return MemoryConnection.model_validate(value)  # no mapping at all: any model says so
     provider = value.get("provider")
-    text = _unusable(provider)
+    text = unusable(provider, _CONNECTION_MODELS, _EXTRAS)
     if text:
         raise error_of(Problem(("provider",), text, provider))
     return _CONNECTION_MODELS[str(provider)].model_validate(value)
-
-
-def _unusable(provider: object) -> str:
-    """Why no connection of this provider can be made; "" when one can."""
-    known = list(_CONNECTION_MODELS)
-    if provider is None:
-        return f"missing: name one of: {', '.join(known)}"
-    if not isinstance(provider, str) or provider not in known:
-        return f"{closest(provider, known)}must be one of: {', '.join(known)}"
-    return lacking(*_EXTRAS[provider]) if provider in _EXTRAS else ""
 
 
 @dataclass(frozen=True, slots=True)

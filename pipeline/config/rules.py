@@ -100,3 +100,16 @@ class Model(BaseModel):
         allow_inf_nan=False,
         hide_input_in_errors=True,
     )
+
+
+class QueueModel(Model):
+    """What sealing has to know of any queue; a provider says where it differs."""
+
+    def size_of_binary(self, size: int) -> int:
+        """How many bytes a body that is no text takes: as many as it has."""
+        return size
+
+    @property
+    def stamps_start(self) -> bool:
+        """Whether a scheduled message counts as sent at the time that it is scheduled for."""
+        return True

@@ -16,8 +16,8 @@ from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import get_cert_path
 
-from pipeline.config import AwsConnection, resolve
-from pipeline.config.aws import address_of
+from pipeline.config import AwsConnection
+from pipeline.config.access import proxy_of, secret_of
 from pipeline.errors import ConfigurationError, QueueError
 from pipeline.providers.aws.calls import CHANGE, DELETE, RECEIVE, SEND, Answer, about
 from pipeline.providers.aws.errors import from_exception
@@ -138,18 +138,7 @@ class Sdk:
 
     def proxy(self) -> str | None:
         """The proxy's address, its password resolved."""
-        proxy = self.settings.proxy
-        if not proxy or not proxy.startswith(("env:", "file:")):
-            return proxy
-        found = self._secret("proxy") or ""
-        parts = address_of(found)
-        if parts is None or parts.scheme not in ("http", "https") or "@" in str(parts.hostname):
-            raise ConfigurationError(
-                f"{self._path}.proxy: what {proxy} names must be an address like "
-                "http://user:password@host:port; what is no letter or digit in user and password "
-                "is written as %XX"
-            )
-        return found
+        return proxy_of(self.settings.proxy, f"{self._path}.proxy")
 
     def trust(self) -> ssl.SSLContext | bool:
         """What the certificate is checked against, as the SDK does; False: it is not checked."""
@@ -180,16 +169,7 @@ class Sdk:
         return made
 
     def _secret(self, key: str) -> str | None:
-        reference = getattr(self.settings, key)
-        if reference is None:
-            return None
-        found = resolve(reference, f"{self._path}.{key}")
-        if not found.isprintable():
-            raise ConfigurationError(
-                f"{self._path}.{key}: what {reference} names has a line break or another control "
-                "character in it"
-            )
-        return found
+        return secret_of(getattr(self.settings, key), f"{self._path}.{key}")
 
     def _client(self, read_timeout: float) -> Any:
         settings = self.settings

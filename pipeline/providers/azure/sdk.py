@@ -20,7 +20,8 @@ import certifi  # the SDK brings it
 from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusSubQueue, TransportType
 from azure.servicebus.aio import ServiceBusClient
 
-from pipeline.config import AzureConnection, AzureQueue, resolve
+from pipeline.config import AzureConnection, AzureQueue
+from pipeline.config.access import secret_of
 from pipeline.config.aws import address_of
 from pipeline.errors import ConfigurationError
 from pipeline.providers.azure import chatter
@@ -241,14 +242,7 @@ class Sdk:
         return proxy
 
     def _secret(self, key: str) -> str:
-        reference = getattr(self.settings, key)
-        found = resolve(reference, f"{self._path}.{key}")
-        if not found.isprintable():
-            raise ConfigurationError(
-                f"{self._path}.{key}: what {reference} names has a line break or another control "
-                "character in it"
-            )
-        return found
+        return secret_of(getattr(self.settings, key), f"{self._path}.{key}") or ""
 
     def _near(self) -> bool:
         """Whether the namespace is on this machine."""
