@@ -19,6 +19,7 @@ from pipeline.config import (
     EnvironmentKeys,
     FileKeys,
     MemoryQueue,
+    ReplayConfig,
     dump,
     parse,
     resolved,
@@ -252,3 +253,7 @@ def test_what_sealing_has_to_know_of_a_queue_and_of_dead_letters() -> None:
     assert [DeadLetterConfig().redacts(one) for one in (off, on)] == [False, True]
     assert [DeadLetterConfig(messages="full").redacts(one) for one in (off, on)] == [False, False]
     assert DeadLetterConfig(messages="redacted").redacts(off)
+    replay = ReplayConfig(enabled=True)
+    keys = EnvironmentKeys()
+    assert [one.finds_replays for one in (off, on, CryptoConfig(replay=replay))] == [False] * 3
+    assert CryptoConfig(enabled=True, keys=keys, replay=replay).finds_replays
