@@ -107,7 +107,7 @@ class AesGcm(CryptoProvider):
         key = await self._to_seal(key_id)
         at = int(self._clock.now()) if encrypted_at is None else encrypted_at
         try:
-            return seal_column(key, bodies, associated_data, at, self._random)
+            return await seal_column(key, bodies, associated_data, at, self._random)
         except QueueError:
             raise
         except Exception as error:  # noqa: BLE001 - raised as one of ours
@@ -118,7 +118,7 @@ class AesGcm(CryptoProvider):
     ) -> OpenedColumn:
         """Open a column; see `CryptoProvider`."""
         sorted_ = envelopes(bodies, associated_data)
-        return sorted_.open(await self._asked(sorted_.key_ids))
+        return await sorted_.open(await self._asked(sorted_.key_ids))
 
     async def _to_seal(self, key_id: str | None) -> EncryptionKey:
         if key_id is None:

@@ -24,6 +24,12 @@ FEW = 64
 FEW_BYTES = 2**19
 """Up to so many rows, and so many bytes in all, a loop is as fast as work on whole columns."""
 
+A_CALL = 2**13
+"""What a row's own cipher call costs, in bytes that would take as long."""
+
+STRETCH = 2**23
+"""Bytes after which the loop is left to others for a turn: one to two milliseconds."""
+
 MOST_BYTES = 2**31 - 1
 """Arrow's positions in a column of bytes have 32 bits."""
 
@@ -92,6 +98,21 @@ def _binding(name: str, session: str | None) -> bytes | None:
 def are_few(bodies: pa.Array) -> bool:
     """Whether a loop over the rows is the faster way."""
     return len(bodies) <= FEW and bodies.nbytes <= FEW_BYTES
+
+
+def stretches(sizes: Ints) -> list[int]:
+    """How many rows to seal or open before others on the loop have a turn, and how many then.
+
+    Args:
+        sizes: the rows' bytes.
+
+    Example:
+        >>> stretches(np.array([100] * 1_000 + [20_000_000] * 2))
+        [1000, 1, 1]
+    """
+    ends = np.cumsum(sizes + A_CALL)
+    counts: list[int] = np.unique(ends // STRETCH, return_counts=True)[1].tolist()
+    return counts
 
 
 def check_lengths(bodies: pa.Array, bound: Bound) -> None:

@@ -7,7 +7,9 @@ over `single.py`; both come to the same, which tests hold them to. Keys come bet
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
@@ -30,6 +32,7 @@ from pipeline.crypto.column import (
     of_bytes,
     restored,
     rows_in,
+    stretches,
 )
 from pipeline.crypto.envelope import (
     AFTER,
@@ -63,7 +66,7 @@ class Envelopes(Protocol):
 
     key_ids: set[EncryptionKeyId]
 
-    def open(self, keys: Keys) -> OpenedColumn:
+    async def open(self, keys: Keys) -> OpenedColumn:
         """Open what can be opened; once.
 
         Args:
@@ -115,7 +118,7 @@ class _Few(Envelopes):
         else:
             self.key_ids.add(message.key_id)
 
-    def open(self, keys: Keys) -> OpenedColumn:
+    async def open(self, keys: Keys) -> OpenedColumn:
         bodies, errors = list(self._bodies), dict(self._errors)
         nonces, times = [b""] * len(bodies), [0] * len(bodies)
         for row, message in self._messages.items():
@@ -160,7 +163,7 @@ class _Many(Envelopes):
         for row in np.concatenate(broken).tolist():
             self._errors[row] = _broken(column.row(row))
 
-    def open(self, keys: Keys) -> OpenedColumn:
+    async def open(self, keys: Keys) -> OpenedColumn:
         column, errors = self._column, dict(self._errors)
         sizes = column.sizes.copy()
         good = np.zeros(len(sizes), np.bool_)
@@ -174,10 +177,9 @@ class _Many(Envelopes):
         times = np.zeros((len(sizes), TIME_BYTES), np.uint8)
         failed: dict[int, QueueError] = {}
         for group in self._groups:
-            places = column.edges[group.rows] + (FIXED + group.length)
-            nonces[group.rows] = column.read(places, WHOLE_NONCE)
+            nonces[group.rows] = group.nonces()
             times[group.rows] = column.read(column.edges[group.rows + 1] - TIME_BYTES, TIME_BYTES)
-            failed.update(group.open(column, target, nonces, times))
+            failed.update(await group.open(column, target, times))
         own = as_column(edges_of(good * WHOLE_NONCE), nonces[good])
         seconds = times.view(">i8").ravel().astype(np.int64)
         opened = OpenedColumn(target.array(), own, seconds, ~self._marked, errors)
@@ -191,8 +193,8 @@ class _Group:
     def __init__(self, column: Column, rows: Places, length: int) -> None:
         self.rows = rows
         self.length = length
-        coded = fixed(column.read(column.edges[rows], FIXED + length + SALT_BYTES))
-        coded = coded.dictionary_encode()
+        self._fronts = column.read(column.edges[rows], FIXED + length + WHOLE_NONCE)
+        coded = fixed(self._fronts[:, :-NONCE_BYTES]).dictionary_encode()
         self._codes: Places = coded.indices.to_numpy()
         self._heads: list[bytes] = coded.dictionary.to_pylist()
         self.names = [_name(one[FIXED:-SALT_BYTES]) for one in self._heads]
@@ -203,8 +205,14 @@ class _Group:
         """Go on with the rows of these heads; the answer is the rows of the others."""
         kept = np.array(heads, np.bool_)[self._codes]
         dropped = self.rows[~kept]
-        self.rows, self._codes = self.rows[kept], self._codes[kept]
+        if len(dropped):
+            self.rows, self._codes = self.rows[kept], self._codes[kept]
+            self._fronts = self._fronts[kept]
         return dropped
+
+    def nonces(self) -> Octets:
+        """The rows' nonces, whole."""
+        return self._fronts[:, -WHOLE_NONCE:]
 
     def derive(self, keys: Keys) -> dict[int, QueueError]:
         """Make the ciphers; the answer is the rows whose key can't be had, which are left out."""
@@ -224,39 +232,40 @@ class _Group:
         self.keep([one is not None for one in self._opens])
         return errors
 
-    def open(
-        self, column: Column, target: Target, nonces: Octets, times: Octets
-    ) -> dict[int, QueueError]:
+    async def open(self, column: Column, target: Target, times: Octets) -> dict[int, QueueError]:
         """Open the rows into their places in the target; the answer is those that don't fit.
 
         Args:
             column: where they are.
             target: where they go.
-            nonces: all rows' nonces, 24 bytes each.
             times: all rows' times, 8 bytes each.
         """
         begins, ends = column.edges[self.rows], column.edges[self.rows + 1]
-        name = fixed(column.read(begins, FIXED + self.length))
+        name = fixed(self._fronts[:, :-WHOLE_NONCE])
         data = joined(name, column.bound_of(self.rows), fixed(times[self.rows]))
         failed: dict[int, QueueError] = {}
         opens, source, place = self._opens, column.view, target.view
-        # Each view is made when its turn comes and goes with it: lists of them set off the garbage
-        # collector, and take thrice as long.
-        for row, code, nonce, begin, end, associated, first, last in zip(
+        todo = zip(
             self.rows.tolist(),
             self._codes.tolist(),
-            fixed(nonces[self.rows, SALT_BYTES:]).to_pylist(),
+            fixed(self._fronts[:, -NONCE_BYTES:]).to_pylist(),
             (begins + (FIXED + self.length + WHOLE_NONCE)).tolist(),
             (ends - TIME_BYTES).tolist(),
             data.to_pylist(),
             target.edges[self.rows].tolist(),
             target.edges[self.rows + 1].tolist(),
             strict=True,
-        ):
-            try:
-                opens[code](nonce, source[begin:end], associated, place[first:last])
-            except InvalidTag:
-                failed[row] = single.unfit(self.names[code])
+        )
+        for at, count in enumerate(stretches(column.sizes[self.rows])):
+            if at:
+                await asyncio.sleep(0)
+            # Each view is made when its turn comes and goes with it: lists of them set off the
+            # garbage collector, and take thrice as long.
+            for row, code, nonce, begin, end, associated, first, last in islice(todo, count):
+                try:
+                    opens[code](nonce, source[begin:end], associated, place[first:last])
+                except InvalidTag:
+                    failed[row] = single.unfit(self.names[code])
         return failed
 
 

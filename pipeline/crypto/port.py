@@ -123,9 +123,9 @@ class CryptoProvider(Protocol):
     """What seals and opens bodies.
 
     Called from one loop by senders and receivers, together or one after the other. A call waits for
-    keys alone; sealing and opening themselves hold the loop, and nothing of a call's arguments is
-    kept. A repeat seals anew (another nonce) and opens to the same. Nobody but the caller retries;
-    that is worth it for `KeyNotFound` alone.
+    keys alone; while a long column is sealed or opened, others on the loop have their turns. Of its
+    arguments nothing is kept. A repeat seals anew (another nonce) and opens to the same. Nobody but
+    the caller retries; that is worth it for `KeyNotFound` alone.
 
     What a body is bound to, its `associated_data`, is `binding(message id, session id)`; key id,
     version and time are bound by the provider itself.

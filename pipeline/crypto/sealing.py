@@ -9,6 +9,7 @@ by itself, wherever it goes.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -31,6 +32,7 @@ from pipeline.crypto.column import (
     octets_of,
     of_bytes,
     rows_in,
+    stretches,
 )
 from pipeline.crypto.envelope import (
     LONGEST_ID,
@@ -50,15 +52,12 @@ from pipeline.errors import EncryptionFailed, ValidationError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-AT_ONCE = 4096
-"""So many rows are asked of a key's epoch at once, far fewer than it may seal."""
-
 Random: TypeAlias = Callable[[int], bytes]
 Stamps: TypeAlias = int | Ints
 """The time of sealing, seconds since 1970: one for all rows, or one for each."""
 
 
-def seal_column(
+async def seal_column(
     key: EncryptionKey,
     bodies: pa.Array,
     bound: Bound,
@@ -83,7 +82,7 @@ def seal_column(
     check_lengths(bodies, bound)
     if are_few(bodies):
         return _seal_few(key, bodies, bound, encrypted_at, random)
-    return _seal_many(key, bodies, bound, encrypted_at, random)
+    return await _seal_many(key, bodies, bound, encrypted_at, random)
 
 
 def _seal_few(
@@ -99,7 +98,7 @@ def _seal_few(
     return SealedColumn(of_bytes(rows), errors)
 
 
-def _seal_many(
+async def _seal_many(
     key: EncryptionKey, bodies: pa.Array, bound: Bound, encrypted_at: Stamps, random: Random
 ) -> SealedColumn:
     column = Column.of(bodies, bound)
@@ -115,8 +114,12 @@ def _seal_many(
     target = Target(sizes)
     target.copy(column, np.flatnonzero(refused))
     rows = np.flatnonzero(~refused)
-    for first in range(0, len(rows), AT_ONCE):
-        _seal_rows(key, column, target, rows[first : first + AT_ONCE], times, random)
+    first = 0
+    for count in stretches(sizes[rows]):
+        if first:
+            await asyncio.sleep(0)
+        _seal_rows(key, column, target, rows[first : first + count], times, random)
+        first += count
     return SealedColumn(target.array(), errors)
 
 

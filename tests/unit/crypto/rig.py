@@ -57,9 +57,10 @@ def crypto(*keys: EncryptionKey, now: Callable[[], float] = lambda: 0.0) -> AesG
 
 
 def done(coroutine: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine that waits for nothing comes to."""
+    """What a coroutine that waits for nothing comes to; it may leave others a turn."""
     try:
-        coroutine.send(None)
+        while coroutine.send(None) is None:
+            pass
     except StopIteration as stopped:
         answer: T = stopped.value
         return answer

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.crypto import column, sealing
 from pipeline.crypto.cipher import AesGcm
 from pipeline.crypto.column import are_few, bindings
-from pipeline.crypto.envelope import MARKER, EncryptedMessage, binding, is_sealed
+from pipeline.crypto.envelope import MARKER, EncryptedMessage, binding, is_sealed, overhead
 from pipeline.crypto.key import EpochLimits
 from pipeline.errors import (
     BodyAuthenticationFailed,
@@ -28,6 +29,7 @@ from pipeline.errors import (
 )
 from tests.unit.crypto.rig import a_key, binary, bound_to, crypto, done
 
+T = TypeVar("T")
 KEYS = (a_key("a", 1), a_key("key-b", 2), a_key("schlüssel-c", 3))
 MIXED: list[Callable[[bytes], bytes]] = [
     lambda body: body,
@@ -213,10 +215,11 @@ def test_nothing_that_is_not_authentic_comes_back() -> None:
 @pytest.mark.spec("C2", "C10")
 def test_a_long_column_goes_through_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     """No salt serves more messages than it may, and what each seals opens."""
-    monkeypatch.setattr(sealing, "AT_ONCE", 40)
+    sealed_size = overhead("2026-11") + 3
+    monkeypatch.setattr(column, "STRETCH", 40 * (column.A_CALL + sealed_size) + 1)
     aes = crypto(a_key(limits=EpochLimits(messages=100)))
     bound = [binding(f"m{at}", None) for at in range(250)]
-    plain = [b"%d" % at for at in range(250)]
+    plain = [b"%03d" % at for at in range(250)]
     sealed = done(aes.encrypt_column(None, binary(plain), bound)).bodies
     nonces = [EncryptedMessage.decode(body).nonce for body in sealed.to_pylist()]
     salts = [nonce[:12] for nonce in nonces]
@@ -228,8 +231,59 @@ def test_a_long_column_goes_through_epochs(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.spec("C2")
 def test_the_rows_asked_of_an_epoch_at_once_fit_into_one() -> None:
     """By far, or sealing a long column would fail."""
-    assert EpochLimits().messages >= sealing.AT_ONCE * 16
+    assert EpochLimits().messages >= column.STRETCH // column.A_CALL * 16
     assert EpochLimits().size >= column.MOST_BYTES * 16
+
+
+async def while_others_run(work: Awaitable[T], other: Callable[[], object]) -> tuple[T, int]:
+    """What comes of the work, and how often the other ran meanwhile."""
+    turns = 0
+
+    async def ask() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            other()
+            turns += 1
+
+    asking = asyncio.ensure_future(ask())
+    await asyncio.sleep(0)
+    answer = await work
+    asking.cancel()
+    return answer, turns
+
+
+LONG = 5 * column.STRETCH // column.A_CALL
+"""Rows that take some five stretches."""
+
+
+@pytest.mark.spec("C11")
+async def test_a_long_column_leaves_others_their_turns() -> None:
+    """Sealing and opening it: a receiver asks for more meanwhile, and renews its locks."""
+    aes = crypto()
+    bound = [binding(f"m{at}", None) for at in range(LONG)]
+    plain = binary([b"%d" % at for at in range(LONG)])
+    sealed, turns = await while_others_run(aes.encrypt_column(None, plain, bound), int)
+    assert 4 <= turns <= 8
+    opened, turns = await while_others_run(aes.decrypt_column(sealed.bodies, bound), int)
+    assert 4 <= turns <= 8
+    assert opened.bodies.equals(plain)
+
+
+@pytest.mark.spec("C7", "C11")
+async def test_a_key_that_is_closed_while_a_column_is_opened() -> None:
+    """What was begun goes on to its end; what was being sealed is told that the key is gone."""
+    key = a_key()
+    aes = crypto(key)
+    bound = [binding(f"m{at}", None) for at in range(LONG)]
+    plain = binary([b"%d" % at for at in range(LONG)])
+    sealed = await aes.encrypt_column(None, plain, bound)
+    opened, _ = await while_others_run(aes.decrypt_column(sealed.bodies, bound), key.close)
+    assert not opened.errors
+    assert opened.bodies.equals(plain)
+    other = a_key()
+    with pytest.raises(KeyNotFound, match="closed"):
+        await while_others_run(crypto(other).encrypt_column(None, plain, bound), other.close)
 
 
 @pytest.mark.spec("C11")
