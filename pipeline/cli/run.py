@@ -138,12 +138,8 @@ class _Run:
             addresses.remove(self._config.name)  # last: `drain` waits for it
 
     async def _start(self) -> None:
-        try:
+        with self._signals.lent():
             self._runtime.connect()
-        except SystemExit as error:  # Ray's own handler of SIGTERM, until ours is back
-            raise Stopped from error
-        finally:
-            self._signals.install()
         starting = asyncio.ensure_future(self._runtime.start())
         await _first(starting, self._signals.stop.wait())
         if not starting.done():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final, Self
 
@@ -44,8 +46,39 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """For `ray.init`, which takes SIGTERM: afterwards it is ours again.
+
+        Ray's handler raises SystemExit, which gets lost where it meets a callback of the
+        interpreter; that a signal came is told by the interpreter all the same.
+
+        Raises:
+            Stopped: SIGTERM came.
+        """
+        read, write = os.pipe()
+        for end in (read, write):
+            os.set_blocking(end, False)
+        wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        hook = sys.unraisablehook
+        sys.unraisablehook = lambda lost: None if lost.exc_type is SystemExit else hook(lost)
+        try:
+            yield
+        except SystemExit as error:
+            raise Stopped from error
+        finally:
+            sys.unraisablehook = hook
+            signal.set_wakeup_fd(wakeup)
+            self.install()
+            os.write(write, b"\0")
+            came = os.read(read, 4096)
+            os.close(read)
+            os.close(write)
+        if signal.SIGTERM in came:
+            raise Stopped
+
     def install(self) -> None:
-        """Take them over; again after `ray.init`, which takes SIGTERM."""
+        """Take them over."""
         for number in _SIGNALS:
             signal.signal(number, self._on)
 

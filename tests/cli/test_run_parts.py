@@ -225,6 +225,42 @@ def test_a_signal_before_the_loop_raises_and_the_handlers_come_back() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def _raise(number: int, frame: Any) -> None:
+    raise SystemExit(number)
+
+
+class _Swallows:
+    """Loses what is raised in it, as the interpreter does in some of its callbacks."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.spec("F6")
+@pytest.mark.parametrize("way", ["raised", "lost"])
+def test_a_signal_while_somebody_else_has_it_is_not_lost(
+    way: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Ray has while it starts; what it raises may meet a callback that swallows it."""
+
+    def start() -> None:
+        signal.signal(signal.SIGTERM, _raise)
+        if way == "raised":
+            signal.raise_signal(signal.SIGTERM)
+        _Swallows()
+
+    with Signals() as signals:
+        ours = signal.getsignal(signal.SIGTERM)
+        hook = sys.unraisablehook
+        with pytest.raises(Stopped), signals.lent():
+            start()
+        assert signal.getsignal(signal.SIGTERM) == ours
+        assert sys.unraisablehook is hook
+        with signals.lent():
+            pass
+    assert capsys.readouterr().err == ""
+
+
 def test_a_signal_on_the_loop_asks_to_stop() -> None:
     async def wait(signals: Signals) -> None:
         signals.tell(asyncio.get_running_loop())
