@@ -7,6 +7,7 @@ command or the configuration is wrong, 130 when it was interrupted.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import traceback
@@ -34,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["check", "no-such-file.yaml"])
         2
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter stops no command
+            stream.reconfigure(errors="backslashreplace")
     try:
         arguments = _parser().parse_args(argv)
     except SystemExit as ended:  # argparse has said what is wrong, or shown the help

@@ -135,9 +135,9 @@ class ReceiptHandle(_Name):
 
 
 class EncryptionKeyId(_Name):
-    """The id (not the material) of an encryption key: 1 to 128 printable characters.
+    """The id (not the material) of an encryption key: 1 to 255 bytes of printable UTF-8.
 
-    At most 255 bytes in UTF-8: a sealed body has one byte for its length.
+    A sealed body has one byte for its length.
 
     Example:
         >>> EncryptionKeyId("2026-01")
@@ -145,6 +145,7 @@ class EncryptionKeyId(_Name):
     """
 
     __slots__ = ()
+    max_length = 255
 
     @classmethod
     def _broken(cls, value: str) -> str:

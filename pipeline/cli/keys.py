@@ -19,6 +19,7 @@ from pipeline.clock import SystemClock
 from pipeline.config import CryptoConfig, load
 from pipeline.config.extras import lacking
 from pipeline.errors import ConfigurationError
+from pipeline.telemetry import log
 
 if TYPE_CHECKING:
     from pipeline.cli.common import Subparsers
@@ -52,7 +53,9 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; what is wrong is raised."""
-    config = load(arguments.config).crypto
+    loaded = load(arguments.config)
+    log.configure(loaded.log.format, "warning")
+    config = loaded.crypto
     missing = lacking("crypto", "cryptography")
     if missing:
         raise ConfigurationError(f"queue-runtime keys {missing}")
@@ -162,7 +165,13 @@ async def _stored(place: WritableKeys, key_id: str) -> None:
 
 async def _rotate(place: Place, arguments: argparse.Namespace) -> None:
     writable, keys = place.writable(), await place.keys()
-    key_id = keys.ids[-1] if arguments.to is None else arguments.to
+    key_id = keys.newest if arguments.to is None else arguments.to
+    if key_id is None:
+        known = ", ".join(keys.ids)
+        raise ConfigurationError(
+            f"which key is the newest isn't known, for not all have the time at which they were "
+            f"added; say which, with --to: {known}"
+        )
     rotated = keys.making_current(key_id)
     if rotated.current == keys.current:
         what = "is the newest key, and current already" if arguments.to is None else "is current"

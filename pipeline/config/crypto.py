@@ -31,6 +31,15 @@ AwsSecret = Annotated[
 ]
 
 
+KeyFile = Annotated[
+    str,
+    matching(
+        r"(?!env:|file:|\s*\{).+",
+        "the path of a file that holds the key set: no reference, and not the keys themselves",
+    ),
+]
+
+
 def _address(value: str) -> str:
     if address_of(value) is None:
         rule = "must be an address like https://host:port, the port from 1 to 65535"
@@ -83,7 +92,7 @@ class FileKeys(Model):
     """
 
     provider: Literal["file"] = "file"
-    path: Annotated[str, Field(min_length=1)]
+    path: KeyFile
 
 
 class AwsKeys(AwsAccess):

@@ -19,7 +19,7 @@ _SHOWN = 80
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _SECRET = re.compile(
     r" (password|passwd|pwd|passphrase|secrets?|token|credentials?|sas|sig|signature"
-    r"|connection ?string|(access|account|api|private) ?key) "
+    r"|connection ?string|(access|account|api|private|encryption|master) ?key|(key ?)?material) "
 )
 _REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:/.+")
 _USER_INFO = re.compile(r"://[^/@\s]+@")

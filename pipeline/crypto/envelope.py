@@ -80,6 +80,8 @@ class EncryptedMessage:
     encrypted_at: int
 
     def __post_init__(self) -> None:
+        if not 0 < len(self.key_id.encode()) <= 255:
+            raise InvalidEnvelope("a sealed body's key id has 1 to 255 bytes")
         if len(self.nonce) != SALT_BYTES + NONCE_BYTES:
             raise InvalidEnvelope(f"a sealed body's nonce has 24 bytes, not {len(self.nonce)}")
         if len(self.tag) != TAG_BYTES:
@@ -110,6 +112,7 @@ class EncryptedMessage:
             InvalidEnvelope: they are no sealed body, or one that was cut.
             UnsupportedVersion: a form that this version doesn't know.
         """
+        body = bytes(body)
         if not is_sealed(body):
             raise InvalidEnvelope("the body doesn't begin with the marker of sealed bodies")
         fixed = FIXED + key_id_length(body[len(MARKER) : FIXED])

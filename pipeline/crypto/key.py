@@ -38,6 +38,9 @@ class EpochLimits:
         size: bytes sealed under it.
         seconds: since it was drawn.
 
+    Raises:
+        ValidationError: one of them is 0 or less, or too many messages are allowed.
+
     Example:
         >>> EpochLimits().messages
         1048576
@@ -46,6 +49,13 @@ class EpochLimits:
     messages: int = 2**20
     size: int = 2**36
     seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        for name, most in (("messages", 2**32), ("size", 2**64), ("seconds", float("inf"))):
+            value = getattr(self, name)
+            if not 0 < value <= most:
+                rule = f"must be over 0 and at most {most}, or nonces may come twice"
+                raise ValidationError(f"EpochLimits.{name}", rule, value)
 
 
 class EncryptionKey(NeverCopied):
@@ -106,8 +116,14 @@ class EncryptionKey(NeverCopied):
         process: Callable[[], int] = os.getpid,
     ) -> None:
         self.id = EncryptionKeyId(key_id)
+        if not isinstance(material, (bytes, bytearray, memoryview)):
+            kind, rule = type(material).__name__, f"must be {KEY_BYTES} bytes"
+            del material  # no traceback that shows locals finds it here
+            raise ValidationError(
+                f"encryption key {str(self.id)!r}", rule, f"a value of type {kind}"
+            )
         self._material = KeyBytes(material)
-        del material  # no traceback that shows locals finds it here
+        del material
         if len(self._material) != KEY_BYTES:
             rule = f"must have {KEY_BYTES} bytes"
             raise ValidationError(
@@ -205,7 +221,7 @@ class EncryptionKey(NeverCopied):
         return self._material
 
     def __repr__(self) -> str:
-        return f"EncryptionKey({str(self.id)!r})"
+        return f"EncryptionKey({str(getattr(self, 'id', ''))!r})"  # its id may be what is wrong
 
 
 def _derived(material: KeyBytes, salt: bytes) -> AESGCM:

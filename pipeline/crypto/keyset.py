@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
 from pipeline.crypto.key import EncryptionKey
-from pipeline.crypto.material import KEY_BYTES, KeyBytes
+from pipeline.crypto.material import KEY_BYTES, KeyBytes, KeyText
 from pipeline.errors import ConfigurationError, KeyNotFound, ValidationError
 from pipeline.names import EncryptionKeyId
 
@@ -40,7 +40,7 @@ _FORM: Final = '{"current": ID, "keys": {ID: "32 bytes in base64", ...}}'
 class KeySet:
     """Keys by their ids, in the order they came, and which of them is current.
 
-    A change makes a new one. It shows ids alone, and refuses pickle and copy.
+    A change makes a new one. It shows ids alone, and refuses pickle and copy, as a dict too.
 
     Args:
         current: the id of the key that is sealed with; one of `texts`.
@@ -99,6 +99,17 @@ class KeySet:
     def ids(self) -> tuple[EncryptionKeyId, ...]:
         """All ids, in the order they came."""
         return tuple(self.texts)
+
+    @property
+    def newest(self) -> EncryptionKeyId | None:
+        """The key that came last; None where that isn't known."""
+        ids = self.ids
+        known = [name for name in ids if name in self.added]
+        if len(ids) == 1 or not known:
+            return ids[0] if len(ids) == 1 else None
+        latest = max(reversed(known), key=self.added.__getitem__)
+        # One that somebody put behind it by hand may be newer.
+        return latest if set(ids[ids.index(latest) :]) <= set(known) else None
 
     def key(self, key_id: str) -> EncryptionKey:
         """A key, as a new object that the caller owns.
@@ -164,7 +175,7 @@ class KeySet:
         data: dict[str, Any] = {"current": str(self.current), "keys": dict(self.texts)}
         if self.added:
             data["added"] = {name: _moment(at) for name, at in self.added.items()}
-        return json.dumps(data, ensure_ascii=False, indent=1)
+        return KeyText(json.dumps(data, ensure_ascii=False, indent=1))
 
     def _known(self, key_id: str) -> EncryptionKeyId | None:
         return next((name for name in self.texts if name == key_id), None)
@@ -221,7 +232,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for name, value in pairs:
         if name in found:
             raise _TwiceError(name)
-        found[name] = value
+        # A string may be a key, and what is wrong beside it is told with a traceback.
+        found[name] = KeyText(value) if isinstance(value, str) else value
     return found
 
 
@@ -268,19 +280,19 @@ def _checked(name: str, value: object, where: str) -> str:
 def _seconds(name: str, value: object, where: str) -> float:
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        told = f"the moment at which key {_shown(name)} was added must be like {_moment(0.0)}"
-        raise _wrong(where, told)
-    return moment.timestamp()
+        if moment is not None and moment.tzinfo is not None:
+            return moment.astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):
+        pass
+    told = f"the moment at which key {_shown(name)} was added must be like {_moment(0.0)}"
+    raise _wrong(where, told)
 
 
 def _shown(value: object) -> str:
-    """An id, or what stands in its place, cut: a key that stands there by mistake isn't told."""
+    """An id, or what stands in its place: a key that stands there by mistake isn't told."""
     if not isinstance(value, str):
         return "missing" if value is None else f"of type {type(value).__name__}"
-    return repr(value) if len(value) < _CHARACTERS - 4 else f"{value[:8]!r}..."
+    return str.__repr__(value) if len(value) < _CHARACTERS - 4 else f"of {len(value)} characters"
 
 
 # --- key bytes and text ---------------------------------------------------------------------------
@@ -299,7 +311,7 @@ def _decoded(text: str) -> KeyBytes:
 def _drawn(random: Callable[[int], bytes]) -> str:
     """A new key in base64, drawn three bytes at a time for the same reason."""
     sizes = [3] * (KEY_BYTES // 3) + [KEY_BYTES % 3]
-    return "".join(b2a_base64(random(size), newline=False).decode() for size in sizes)
+    return KeyText("".join(b2a_base64(random(size), newline=False).decode() for size in sizes))
 
 
 def _moment(at: float) -> str:

@@ -72,6 +72,22 @@ class KeyBytes(NeverCopied, bytearray):
         self.__reduce__()
 
 
+class KeyText(NeverCopied, str):
+    """Text with keys in it, which tracebacks and other displays of objects don't show.
+
+    Nobody can overwrite it. It is a `str` in all else: who writes it to where keys are kept has it.
+
+    Example:
+        >>> KeyText("secret")
+        KeyText(6 characters, hidden)
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"KeyText({len(self)} characters, hidden)"
+
+
 class Cipher(Protocol):
     """What is needed of the library's `AESGCM`."""
 

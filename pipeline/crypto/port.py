@@ -148,6 +148,7 @@ class CryptoProvider(Protocol):
 
         Raises:
             KeyNotFound: the key can't be had now.
+            ValidationError: the body begins with the marker of sealed ones.
             EncryptionFailed: sealing failed otherwise.
         """
 

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from datetime import UTC, datetime
+from numbers import Real
 from typing import Any, Final, Literal, TextIO
 
 from pydantic import BaseModel
@@ -102,7 +103,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _argument(value: object) -> object:
-    plain = value is None or isinstance(value, (str, int, float))
+    plain = value is None or isinstance(value, (str, Real))  # numpy's numbers are such too
     return value if plain else _safe("", value)
 
 

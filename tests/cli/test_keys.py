@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from pipeline.cli import keys as keys_command
 from pipeline.crypto.keyset import KeySet
 
+ROOT = Path(__file__).parents[2]
 CONFIG = """
 name: shop
 connections: {{main: {{provider: memory}}}}
@@ -194,6 +196,54 @@ def test_what_makes_no_sense_is_told(
     assert (ended.code, ended.out) == (2, "")
     assert told in ended.err
     assert config.with_name("keys.json").read_text() == before
+
+
+@pytest.mark.spec("C5", "P10")
+def test_the_newest_key_is_the_one_that_came_last(
+    command: Callable[..., Any], config: Path, calendar: Calendar
+) -> None:
+    """Not the one that stands last; where it isn't known, it is asked for."""
+    for key_id in ("10", "9"):
+        command("keys", "new", config, "--id", key_id)
+        calendar.at -= 3600.0
+    path = config.with_name("keys.json")
+    document = json.loads(path.read_text())
+    document["current"] = "9"
+    path.write_text(json.dumps(document))
+    assert command("keys", "rotate", config).out.startswith("key 10 is current")
+    del document["added"]
+    path.write_text(json.dumps(document))
+    ended = command("keys", "rotate", config)
+    assert (ended.code, kept(config).current) == (2, "9")
+    assert "which key is the newest isn't known" in ended.err
+    assert "say which, with --to: 10, 9" in ended.err
+
+
+@pytest.mark.spec("P9")
+def test_keys_that_go_unprotected_are_warned_of(command: Callable[..., Any], config: Path) -> None:
+    """As by a run."""
+    keys = "{provider: aws_secrets_manager, secret: s, region: eu-central-1, "
+    keys += "endpoint: 'http://127.0.0.1:9', verify: false}"
+    config.write_text(CONFIG.format(keys=keys))
+    ended = command("keys", "list", config)
+    assert ended.code != 0
+    assert "crypto.keys.verify is false" in ended.err
+
+
+def test_a_terminal_without_the_letters_stops_no_command(config: Path) -> None:
+    """What it can't write is written as its number."""
+    environment = {"PYTHONIOENCODING": "ascii", "PATH": ""}
+    for arguments in (("new", "--id", "schlüssel"), ("list",)):
+        action, *more = arguments
+        ended = subprocess.run(
+            [sys.executable, "-m", "pipeline", "keys", action, str(config), *more],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert rb"schl\xfcssel" in ended.stdout
 
 
 @pytest.mark.spec("P10")

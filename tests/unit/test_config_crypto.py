@@ -38,6 +38,10 @@ AZURE = {
 }
 
 
+KEY = "s87xSPB+" + "A" * 35 + "="
+DOCUMENT = f'{{"current": "a", "keys": {{"a": "{KEY}"}}}}'
+
+
 def given(crypto: Any) -> dict[str, Any]:
     return {
         "name": "shop",
@@ -119,6 +123,13 @@ def test_the_defaults_are_the_specification_s() -> None:
         ({"freshness": {"against": "send"}}, "crypto.freshness.against: must be 'enqueue' or"),
         ({"freshness": {"maxage": 3}}, "crypto.freshness.maxage: unknown key; did you mean max_a"),
         ({"replay": {"most": 0}}, "crypto.replay.most: must be greater than or equal to 1"),
+        *(
+            (
+                {"keys": {"provider": "file", "path": path}},
+                "crypto.keys.path: must be the path of a file that holds the key set",
+            )
+            for path in ("", "env:KEYS", "file:/keys.json", ' {"current": "a"}')
+        ),
         ({"enable": True}, "crypto.enable: unknown key; did you mean enabled?"),
     ],
 )
@@ -127,6 +138,29 @@ def test_what_is_wrong_is_told_with_its_path(crypto: Any, text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parse(given(crypto))
     assert text in str(caught.value)
+
+
+@pytest.mark.spec("C7", "P8")
+@pytest.mark.parametrize(
+    "crypto",
+    [
+        KEY,
+        {"key": KEY},
+        {"encryption_key": "0123456789abcdef" * 4},
+        {"keys": KEY},
+        {"keys": {"provider": "file", "path": "x", "material": KEY}},
+        {"keys": {"provider": "environment", "variable": DOCUMENT}},
+        {"keys": {"provider": "file", "path": DOCUMENT}},
+    ],
+)
+def test_a_key_in_the_configuration_is_refused_and_not_shown(crypto: Any) -> None:
+    """In whatever place somebody tries it."""
+    with pytest.raises(ConfigurationError) as caught:
+        parse(given({}) | {"crypto": crypto})
+    told = str(caught.value)
+    assert "crypto" in told
+    assert "s87xSPB" not in told
+    assert "0123456789abcdef" not in told
 
 
 @pytest.mark.spec("C7", "P8")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from pydantic import BaseModel
 
@@ -144,6 +145,12 @@ def test_a_line_is_one_line_whatever_is_in_it() -> None:
     assert r"c\nd" in line
     half = written("%s", "\ud800", form="json", extra={"x": float("nan")})
     assert json.loads(half, parse_constant=pytest.fail)["x"] == "nan"
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """As those of a column are."""
+    message = fields("%d rows, %.2f s", np.int64(7), np.float64(0.5))["message"]
+    assert message == "7 rows, 0.50 s"
 
 
 @pytest.mark.parametrize("arguments", [("%d", "x"), ("%s %s", 1), ("%(a)s", {"b": 1}), ("%q", 1)])

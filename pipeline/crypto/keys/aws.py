@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PROVIDER: Final = "aws_secrets_manager"
+PROVIDER: Final = "aws"
 _PATH: Final = "crypto.keys"
 _SPARE: Final = 5.0
 """Seconds that a socket may be silent after our own limit: that one is the rule."""
@@ -257,8 +257,9 @@ class AwsKeyProvider(WritableKeys):
         told = mask_secrets(str(error)).strip() or type(error).__name__
         for kind, ours, hint in _EXCEPTIONS:
             if isinstance(error, kind):
-                return ours(f"{self.where}: {action}: {told}: {hint}")
-        return ProviderError(PROVIDER, type(error).__name__, f"{action}: {told}")
+                return ours(f"{self.where}: {action} failed: {told}: {hint}")
+        text = f"{self.where}: {action} failed: {told}"
+        return ProviderError(PROVIDER, type(error).__name__, text)
 
     def _refused(self, action: str, error: sdk.ClientError) -> Exception:
         told: Mapping[str, Any] = error.response.get("Error", {})
@@ -271,11 +272,10 @@ class AwsKeyProvider(WritableKeys):
             return _ABSENT[code]()
         if code in _CODES:
             kind, hint = _CODES[code]
-            return kind(f"{self.where}: {action}: {message or 'refused'} ({code}): {hint}")
+            return kind(f"{self.where}: {action} failed: {message or 'refused'} ({code}): {hint}")
         transient = status >= 500 or status == 429
-        return ProviderError(
-            PROVIDER, code or "Unknown", f"{action}: {message}", transient=transient
-        )
+        text = f"{self.where}: {action} failed: {message}"
+        return ProviderError(PROVIDER, code or "Unknown", text, transient=transient)
 
 
 class _NoSecretError(Exception):

@@ -11,13 +11,19 @@ import contextlib
 import os
 import stat
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
+from typing import TypeVar
 
 from pipeline.config import FileKeys
 from pipeline.crypto.keys.kept import WritableKeys
 from pipeline.crypto.keyset import LARGEST
 from pipeline.crypto.material import KeyBytes
 from pipeline.errors import ConfigurationError
+
+T = TypeVar("T")
 
 _BOM = "\ufeff"
 
@@ -42,13 +48,16 @@ class FileKeyProvider(WritableKeys):
     def __init__(self, settings: FileKeys, timeout: float) -> None:
         super().__init__(f"crypto.keys: file {settings.path}", timeout)
         self._path = Path(settings.path)
+        self._under_way: Future[str | None] | None = None
 
     async def _text(self) -> str | None:
-        # In a thread: a network's file system may take its time, and the loop has other work.
-        return await asyncio.to_thread(self._read_file)
+        # One that hangs is waited for again, not added to.
+        if self._under_way is None or self._under_way.done():
+            self._under_way = _in_thread(self._read_file)
+        return await asyncio.shield(asyncio.wrap_future(self._under_way))
 
     async def _write(self, text: str, *, first: bool) -> None:
-        await asyncio.to_thread(self._write_file, text, first=first)
+        await asyncio.wrap_future(_in_thread(lambda: self._write_file(text, first=first)))
 
     def _read_file(self) -> str | None:
         try:
@@ -116,6 +125,26 @@ class FileKeyProvider(WritableKeys):
     def _failed(self, what: str, error: Exception) -> ConfigurationError:
         told = error.strerror if isinstance(error, OSError) else str(error)
         return ConfigurationError(f"{self.where} {what}: {told}")
+
+
+def _in_thread(work: Callable[[], T]) -> Future[T]:
+    """Do it beside the loop: a network's file system takes its time, or never answers.
+
+    Not in the loop's own threads, which would be used up, and waited for when the process ends.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        future.set_running_or_notify_cancel()
+        try:
+            done = work()
+        except BaseException as error:  # noqa: BLE001 - for who waits
+            future.set_exception(error)
+        else:
+            future.set_result(done)
+
+    Thread(target=run, name="crypto.keys", daemon=True).start()
+    return future
 
 
 def _like(file: int, other: os.stat_result) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 from pipeline.crypto.key import EncryptionKey
 from pipeline.crypto.keyset import KeySet
+from pipeline.crypto.material import KeyText
 from pipeline.errors import Closed, ConfigurationError, Timeout
 from pipeline.names import EncryptionKeyId
 
@@ -67,7 +68,10 @@ class KeptKeys(ABC):
                 text = await self._text()
         except TimeoutError:
             raise Timeout(f"{self.where} gave no answer within {self._timeout:g} s") from None
-        return None if text is None else KeySet.parse(text, self.where)
+        if text is None:
+            return None
+        text = KeyText(text)
+        return KeySet.parse(text, self.where)
 
     @abstractmethod
     async def _text(self) -> str | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import stat
+import subprocess
+import sys
+import tempfile
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +19,7 @@ from pipeline.crypto.keys.file import FileKeyProvider
 from pipeline.crypto.keyset import LARGEST, KeySet
 from pipeline.errors import ConfigurationError, Timeout
 
+ROOT = Path(__file__).parents[3]
 ONE = KeySet.first("a", 1_700_000_000.0)
 TWO = ONE.adding("b", 1_700_000_001.0).making_current("b")
 
@@ -167,15 +172,59 @@ def broken_lookup(*_: object) -> None:
 async def test_a_file_system_that_hangs_has_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For reading and for writing; of a write it isn't known what became."""
-    provider = at(tmp_path / "keys.json", 0.05)
+    """For reading and for writing; of a write it isn't known what became.
 
-    async def hangs(*_: object, **__: object) -> None:
-        await asyncio.sleep(60)
+    However often it is asked: one thread waits for it, which holds up nobody, and when it answers
+    all is well.
+    """
+    path = tmp_path / "keys.json"
+    provider = at(path, 0.05)
+    open_, mkstemp, answers = os.open, tempfile.mkstemp, threading.Event()
 
-    monkeypatch.setattr(asyncio, "to_thread", hangs)
-    with pytest.raises(Timeout, match=r"keys\.json gave no answer within 0\.05 s"):
-        await provider.current_key_id()
+    def hangs(*given: Any, **more: Any) -> int:
+        if given[:1] == (path,):
+            answers.wait(60)
+        return open_(*given, **more)
+
+    def hangs_too(*given: Any, **more: Any) -> tuple[int, str]:
+        answers.wait(60)
+        return mkstemp(*given, **more)
+
+    monkeypatch.setattr(os, "open", hangs)
+    before = threading.active_count()
+    for _ in range(3):
+        with pytest.raises(Timeout, match=r"keys\.json gave no answer within 0\.05 s"):
+            await provider.current_key_id()
+    assert threading.active_count() == before + 1
+    monkeypatch.setattr(tempfile, "mkstemp", hangs_too)
     for write in (provider.create, provider.store):
         with pytest.raises(Timeout, match="whether the key set was written is not known; look"):
             await write(ONE)
+    answers.set()
+    for thread in threading.enumerate():
+        if thread.name == "crypto.keys":
+            thread.join(30)
+    assert threading.active_count() == before
+    assert await at(path, 10.0).current_key_id() == ONE.current
+    assert await provider.current_key_id() == ONE.current
+
+
+@pytest.mark.spec("C11")
+def test_a_process_ends_though_its_file_system_hangs(tmp_path: Path) -> None:
+    """Nobody waits for the thread."""
+    code = (
+        "import asyncio, os, sys, threading\n"
+        "from pipeline.config import FileKeys\n"
+        "from pipeline.crypto.keys.file import FileKeyProvider\n"
+        "from pipeline.errors import Timeout\n"
+        "os.open = lambda *given: threading.Event().wait()\n"
+        "try:\n"
+        "    asyncio.run(FileKeyProvider(FileKeys(path='keys.json'), 0.05).current_key_id())\n"
+        "except Timeout as error:\n"
+        "    print(error)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert b"gave no answer" in ended.stdout

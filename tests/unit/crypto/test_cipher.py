@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.clock import SeededClock
 from pipeline.crypto.cipher import AesGcm
-from pipeline.crypto.envelope import EncryptedMessage, binding, overhead
+from pipeline.crypto.envelope import MARKER, EncryptedMessage, binding, overhead
 from pipeline.errors import (
     BodyAuthenticationFailed,
     Closed,
@@ -380,3 +380,10 @@ def test_a_binding_for_each_body() -> None:
 def test_chance_is_the_operating_systems() -> None:
     """Unless a test gives another."""
     assert AesGcm(Ring(), SeededClock(lambda: 0.0))._random is os.urandom
+
+
+@pytest.mark.spec("C3", "C9")
+def test_a_body_that_begins_with_the_marker_is_not_sealed() -> None:
+    """As in a column: a reader without the key would take it for sealed."""
+    with pytest.raises(ValidationError, match=r"Message\.body must not begin with QRE1"):
+        done(crypto().encrypt(None, MARKER + b" and more", binding("m", None)))

@@ -86,6 +86,18 @@ def test_a_body_that_was_cut_is_refused() -> None:
 
 
 @pytest.mark.spec("C3")
+def test_a_key_id_has_1_to_255_bytes() -> None:
+    """All that the form has room for; bytes of any kind are read."""
+    for name in ("k", "k" * 255, "ü" * 127):
+        message = EncryptedMessage(EncryptionKeyId(name), bytes(24), b"x", bytes(16), 1)
+        for kind in (bytes, bytearray, memoryview):
+            assert EncryptedMessage.decode(kind(message.encode())) == message
+    for name in ("", "k" * 256, "ü" * 128):
+        with pytest.raises(InvalidEnvelope, match="1 to 255 bytes"):
+            EncryptedMessage(EncryptionKeyId.trusted(name), bytes(24), b"x", bytes(16), 1)
+
+
+@pytest.mark.spec("C3")
 def test_another_version_is_refused() -> None:
     """By its number, even when nothing else of the body can be read."""
     for version in (0, 2, 255):
@@ -97,7 +109,7 @@ def test_another_version_is_refused() -> None:
 
 @pytest.mark.spec("C3")
 @pytest.mark.parametrize(
-    "name", [b"", b"\xff\xfe", b"\xed\xa0\x80", b"a\0b", b"\n", b"x" * 129, b"\xc0\x80"]
+    "name", [b"", b"\xff\xfe", b"\xed\xa0\x80", b"a\0b", b"\n", b"x" * 254 + b"\0", b"\xc0\x80"]
 )
 def test_what_is_no_key_id_is_refused(name: bytes) -> None:
     """Not UTF-8, not printable, or too long: an InvalidEnvelope, and nothing about decoding."""

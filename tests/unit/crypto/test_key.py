@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from pipeline.crypto import key as key_module
 from pipeline.crypto.key import EncryptionKey, EpochLimits
+from pipeline.crypto.keys.memory import MemoryKeyProvider
 from pipeline.crypto.material import KeyBytes, outlives_its_buffer, wipes_at_once
 from pipeline.errors import KeyNotFound, ValidationError
 from tests.unit.crypto.rig import a_key, chance
@@ -67,6 +68,31 @@ def test_a_salt_serves_as_many_bytes_as_it_may() -> None:
     assert second != first
     assert key.for_sealing(1, 2**36 - 1)[0] == second
     assert key.for_sealing(1, 1)[0] != second
+
+
+@pytest.mark.spec("C10")
+@pytest.mark.parametrize(
+    "limits", [{"messages": 0}, {"messages": 2**33}, {"size": 0}, {"seconds": -1}]
+)
+def test_an_epoch_has_limits_that_are_safe(limits: dict[str, Any]) -> None:
+    """Beyond 2^32 messages random nonces may come twice."""
+    with pytest.raises(ValidationError, match=f"EpochLimits.{next(iter(limits))} must be over 0"):
+        EpochLimits(**limits)
+
+
+@pytest.mark.spec("C7")
+@pytest.mark.parametrize("material", [32, [1] * 32, "x" * 32, None])
+def test_a_key_is_made_of_bytes(material: Any) -> None:
+    """A number would be so many zeros: a key that everybody has."""
+    with pytest.raises(ValidationError, match="encryption key 'a' must be 32 bytes; got 'a value"):
+        EncryptionKey("a", material)
+    with pytest.raises(ValidationError, match="must be 32 bytes"):
+        MemoryKeyProvider({"a": material}, current="a")
+
+
+def test_a_key_without_an_id_can_be_shown() -> None:
+    """In the traceback that tells what is wrong with its id."""
+    assert repr(EncryptionKey.__new__(EncryptionKey)) == "EncryptionKey('')"
 
 
 @pytest.mark.spec("C2", "C10")

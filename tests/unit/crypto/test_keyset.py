@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import gc
 import json
 import pickle
 import random
+import traceback
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from hypothesis import strategies as st
 from pipeline.crypto import keyset
 from pipeline.crypto.key import EncryptionKey
 from pipeline.crypto.keyset import KeySet
+from pipeline.crypto.material import KeyText
 from pipeline.errors import ConfigurationError, KeyNotFound, ValidationError
 
 A, B = bytes(range(32)), bytes(range(100, 132))
@@ -43,6 +47,59 @@ def test_a_document_gives_keys_by_their_ids() -> None:
     with pytest.raises(KeyNotFound) as caught:
         keys.key("c")
     assert caught.value.key_id == "c"
+
+
+@pytest.mark.spec("C5")
+@pytest.mark.parametrize(
+    ("ids", "added", "newest"),
+    [
+        ("a", {}, "a"),
+        ("ab", {}, None),
+        ("ab", {"a": 1.0, "b": 2.0}, "b"),
+        ("ab", {"a": 2.0, "b": 1.0}, "a"),
+        ("ab", {"a": 1.0, "b": 1.0}, "b"),
+        ("ab", {"b": 1.0}, "b"),
+        ("ab", {"a": 1.0}, None),
+        ("abc", {"a": 1.0, "c": 2.0}, "c"),
+        ("abc", {"a": 3.0, "c": 2.0}, None),
+    ],
+)
+def test_which_key_is_the_newest(ids: str, added: dict[str, float], newest: str | None) -> None:
+    """By the time at which it came: a tool that sorts the document's members changes nothing."""
+    moments = {key: datetime.fromtimestamp(at, UTC).isoformat() for key, at in added.items()}
+    keys = dict.fromkeys(ids, text(A))
+    assert KeySet.parse(document(current="a", keys=keys, added=moments), "x").newest == newest
+
+
+@pytest.mark.spec("C7")
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"current": "c"},
+        {"current": text(B)},
+        {"keys": {"a": text(A), "b": text(B)[:-4]}},
+        {"added": {"a": text(B)}},
+        {"more": text(B)},
+    ],
+)
+def test_a_traceback_that_shows_locals_shows_no_key(more: dict[str, Any]) -> None:
+    """As error reporters write them; a key that stands in the wrong place isn't told either."""
+    with pytest.raises(ConfigurationError) as caught:
+        KeySet.parse(KeyText(document(**more)), "here")
+    # Without this test's own frame, which has the keys in clear.
+    frames = None if caught.value.__traceback__ is None else caught.value.__traceback__.tb_next
+    error = caught.value.with_traceback(frames)
+    told = traceback.TracebackException.from_exception(error, capture_locals=True)
+    shown = "".join(told.format())
+    assert "what it holds is no key set" in shown
+    assert not [key for key in (A, B) if text(key)[:8] in shown]
+
+
+@pytest.mark.spec("C7")
+def test_a_key_set_is_no_dict_of_keys() -> None:
+    """Also not by dataclasses' own function."""
+    with pytest.raises(TypeError, match="neither pickled nor copied"):
+        dataclasses.asdict(KeySet.parse(document(), "here"))
 
 
 @pytest.mark.spec("C6")
@@ -77,8 +134,12 @@ def test_every_key_is_decoded_as_it_was(material: bytes) -> None:
         (document(keys={"a": "-" * 43 + "="}), "it has others than letters, digits, + and /"),
         (document(keys={"a": "A" * 44}), "or no = at its end"),
         (document(keys={"": text(A)}), "a key's id must not be empty; got ''"),
-        (document(keys={"x" * 129: text(A)}), "a key's id must have at most 128 characters"),
+        (document(keys={"x" * 256: text(A)}), "a key's id must have at most 255 characters"),
         (document(keys={"a\nb": text(A)}), "a key's id must have printable characters only"),
+        *(
+            (document(added={"a": moment}), "the moment at which key 'a' was added must be like")
+            for moment in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026", 7)
+        ),
         (document(added=[]), 'its member "added" must be an object of ids and moments'),
         (document(added={"a": "soon"}), "the moment at which key 'a' was added must be like 1970-"),
         (document(added={"a": 5}), "the moment at which key 'a' was added must be like 1970-01-"),
