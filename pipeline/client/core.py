@@ -37,25 +37,29 @@ class Waits:
     """
 
     owner: str
-    _open: set[asyncio.Timeout] = field(default_factory=set)
+    _open: dict[asyncio.Timeout, asyncio.Future[None]] = field(default_factory=dict)
 
     @asynccontextmanager
     async def until_closed(self) -> AsyncIterator[None]:
         """End what runs inside, as if cancelled, when the owner is closed; then raise `Closed`."""
         try:
             async with asyncio.timeout(None) as scope:
-                self._open.add(scope)
+                left = self._open[scope] = asyncio.get_running_loop().create_future()
                 try:
                     yield
                 finally:
-                    self._open.discard(scope)
+                    del self._open[scope]
+                    left.set_result(None)
         except TimeoutError:
             raise Closed(f"the {self.owner} was closed while this call waited") from None
 
-    def end(self) -> None:
-        """End them all."""
-        while self._open:
-            self._open.pop().reschedule(loop_time())
+    async def end(self) -> None:
+        """End them all, and return when each has left what it was in the middle of."""
+        for scope in self._open:
+            if not scope.expired():
+                scope.reschedule(loop_time())
+        if self._open:
+            await asyncio.wait(list(self._open.values()))
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +115,7 @@ class Core:
         """End what waits, let what was cut short be finished, disconnect; once."""
         self._here()
         self._closed = True
-        self.waits.end()
+        await self.waits.end()
         async with self._turn:
             await self._disconnect()
 
@@ -172,7 +176,7 @@ class Core:
     ) -> list[Delivery]:
         """Take in hand what a receive brought, its bodies opened.
 
-        Waits only where a key is not at hand; what came is given back when that wait is cut short.
+        What came is given back when that is cut short.
         """
         try:
             batch = await self.bodies.open(received.batch, fresh=fresh)

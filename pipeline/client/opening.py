@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _PORTION = 2**26
 """Bytes of bodies that are sealed at once."""
+_AT_ONCE = 4096
+"""Messages that are: the last one is sent before it is too old, though each takes a call."""
 
 
 class ClientBodies:
@@ -53,27 +55,41 @@ class ClientBodies:
         """The messages as they are to be sent; or why one can't be."""
         if self._bodies is None:
             return [_plain(message) for message in messages]
-        if not messages:
-            return []
         from pipeline.crypto.rows import PlainRows
 
         settings = self._queues[QueueName(queue)]
         if settings.spreads:
             messages = [_with_session(message) for message in messages]
-        made: list[Message | QueueError] = []
-        for some in _portions(messages):
-            rows = PlainRows.of(some)
-            sealed = await self._bodies.seal(rows, from_start=settings.stamps_start)
-            made += sealed.put_into(some)
-        return made
+        sealed = await self._bodies.seal(PlainRows.of(messages), from_start=settings.stamps_start)
+        return sealed.put_into(messages)
 
-    async def open(self, batch: MessageBatch, *, fresh: bool) -> MessageBatch:
-        """A batch with its bodies opened; a row whose body can't be had carries why."""
+    def portions(self, messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+        """As many at once as are sealed in one column, and sent before the next are sealed."""
+        return iter((messages,)) if self._bodies is None else _portions(messages)
+
+    def ordered(self, queue: str) -> bool:
+        """Whether the queue keeps sessions in order."""
+        return self._queues[QueueName(queue)].ordered
+
+    async def open(
+        self, batch: MessageBatch, *, fresh: bool, peeked: QueueName | None = None
+    ) -> MessageBatch:
+        """A batch with its bodies opened; a row whose body can't be had carries why.
+
+        Args:
+            batch: as it came.
+            fresh: whether the bodies' age is judged.
+            peeked: the queue that it was peeked from, which is not received: what is not due yet
+                was sealed as of the time when it is.
+        """
         if self._bodies is None or not len(batch):
             return batch
         from pipeline.crypto.rows import SealedRows
 
-        opened = await self._bodies.open(SealedRows.of(batch), fresh=fresh)
+        rows = SealedRows.of(batch)
+        if peeked is not None and self._queues[peeked].stamps_start:
+            rows = rows.from_start(batch.column("not_before"))
+        opened = await self._bodies.open(rows, fresh=fresh)
         batch = batch.replacing({"body": opened.bodies, "nonce": opened.nonces})
         if not opened.errors:
             return batch
@@ -94,7 +110,8 @@ def _portions(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
     """As many at once as are sealed in one column: it must not hold more than 2 GiB."""
     begin = size = 0
     for at, message in enumerate(messages):
-        if size + len(message.body) > _PORTION and at > begin:
+        full = at - begin == _AT_ONCE or size + len(message.body) > _PORTION
+        if full and at > begin:
             yield messages[begin:at]
             begin, size = at, 0
         size += len(message.body)

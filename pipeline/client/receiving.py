@@ -124,7 +124,7 @@ class Receiving:
         lanes = self._core.lanes(name, dead_letters=dead_letters)
         lane = await lanes.beside()
         peeked = await self._core.call("peek", lambda: lane.receiver.peek(count, after))
-        batch = await self._core.bodies.open(peeked, fresh=not dead_letters)
+        batch = await self._core.bodies.open(peeked, fresh=not dead_letters, peeked=name)
         return [Delivery(batch, row, name) for row in range(len(batch))]
 
     async def accept_session(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel
 
@@ -10,7 +10,7 @@ from pipeline.client.bodies import messages_of
 from pipeline.client.core import Core
 from pipeline.errors import QueueError
 from pipeline.message import Message
-from pipeline.providers.port import Failures, Sent
+from pipeline.providers.port import Failures, Sender, Sent
 
 
 class Sending:
@@ -89,17 +89,41 @@ class Sending:
         self._core.check()
         given = messages_of(messages, model)
         sender = await self._core.sender(queue)
-        made = await self._core.bodies.seal(queue, given)
-        results, ready = _apart(given, made)
+        ordered = self._core.bodies.ordered(queue)
+        results: list[Sent | QueueError] = []
+        # By session, why what stands behind a message of it can't be sent.
+        stopped: dict[str | None, QueueError] = {}
+        for some in self._core.bodies.portions(given):
+            sent = await self._send_some(queue, sender, some, stopped)
+            results += sent
+            if ordered:
+                for message, one in zip(some, sent, strict=True):
+                    if isinstance(one, QueueError) and message.session is not None:
+                        stopped.setdefault(message.session, one)
+        return results
+
+    async def _send_some(
+        self,
+        queue: str,
+        sender: Sender,
+        given: Sequence[Message],
+        stopped: dict[str | None, QueueError],
+    ) -> list[Sent | QueueError]:
+        """Send a portion of them; they are sealed for each attempt, so that none grows old here."""
+        results: dict[int, Sent | QueueError] = {}
 
         async def call(places: Sequence[int]) -> Failures:
-            answers = await sender.send([ready[place][1] for place in places])
-            sent = dict(zip(places, answers, strict=True))
-            results.update((ready[place][0], one) for place, one in sent.items())
+            made = await self._core.bodies.seal(queue, [given[place] for place in places])
+            refused, ready = _apart(dict(zip(places, made, strict=True)), given, stopped)
+            results.update(refused)
+            answers = await sender.send(list(ready.values())) if ready else []
+            sent = dict(zip(ready, answers, strict=True))
+            results.update(sent)
             return {place: one for place, one in sent.items() if isinstance(one, QueueError)}
 
-        failed = await self._core.each("send", len(ready), call)
-        results |= {ready[place][0]: error for place, error in failed.items()}
+        self._core.check()  # it may have been closed meanwhile
+        failed = await self._core.each("send", len(given), call)
+        results |= failed
         return [results[place] for place in range(len(given))]
 
     async def cancel_scheduled(self, queue: str, sequence: int) -> None:
@@ -119,23 +143,25 @@ class Sending:
 
 
 def _apart(
-    given: Sequence[Message], made: Sequence[Message | QueueError]
-) -> tuple[dict[int, Sent | QueueError], list[tuple[int, Message]]]:
-    """The results of those that can't be sent, and the others, each with its position.
+    made: Mapping[int, Message | QueueError],
+    given: Sequence[Message],
+    stopped: dict[str | None, QueueError],
+) -> tuple[dict[int, QueueError], dict[int, Message]]:
+    """Those that can't be sent, and the others, each by its position.
 
     On whatever queue, what stands behind one that can't be sent and is of its session can't either:
     it would come before it once that is sent again.
     """
-    results: dict[int, Sent | QueueError] = {}
-    ready: list[tuple[int, Message]] = []
-    stopped: dict[str, QueueError] = {}
-    for place, (message, one) in enumerate(zip(given, made, strict=True)):
+    refused: dict[int, QueueError] = {}
+    ready: dict[int, Message] = {}
+    for place, one in made.items():
+        session = given[place].session
         if isinstance(one, QueueError):
-            results[place] = one
-            if message.session is not None:
-                stopped.setdefault(message.session, one)
-        elif message.session in stopped:
-            results[place] = stopped[message.session]
+            refused[place] = one
+            if session is not None:
+                stopped.setdefault(session, one)
+        elif session in stopped:
+            refused[place] = stopped[session]
         else:
-            ready.append((place, one))
-    return results, ready
+            ready[place] = one
+    return refused, ready

@@ -175,7 +175,7 @@ class ClientSession(Settling):
         await self._core.finish(self._end())
 
     async def _end(self) -> None:
-        self._waits.end()
+        await self._waits.end()
         async with self._turns.turn():  # the receive that was ended has come home
             lost = self._core.leases.lost_session(self._possession)
             self._core.leases.give_back(self._possession)

@@ -235,8 +235,8 @@ class CryptoConfig(Model):
         timeout: seconds one call to the key provider may take.
         key_wait: seconds a message waits for a key that is not there yet, before it is
             dead-lettered as `key_not_found`.
-        plaintext: what happens to a body that isn't sealed: `allow`, `allow_with_alert` (a warning)
-            or `reject` (dead-lettered).
+        plaintext: what happens to a body that isn't sealed: `allow` (a warning),
+            `allow_with_alert` (an error in the log) or `reject` (dead-lettered).
         freshness: when a sealed body is too old.
         replay: whether one that comes a second time is found.
 

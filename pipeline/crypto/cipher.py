@@ -109,7 +109,7 @@ class AesGcm(CryptoProvider):
         key = await self._to_seal(key_id)
         at = int(self._clock.now()) if encrypted_at is None else encrypted_at
         try:
-            return await seal_column(key, bodies, associated_data, at, self._random)
+            return seal_column(key, bodies, associated_data, at, self._random)
         except QueueError:
             raise
         except Exception as error:  # noqa: BLE001 - raised as one of ours

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,7 @@ SEALED_ROWS = pa.schema(
         ("session", pa.string()),
         ("body", pa.binary()),
         ("enqueued_at", pa.float64()),
+        ("waited", pa.float64()),
     ]
 )
 PLAIN_ROWS = pa.schema(
@@ -101,7 +102,7 @@ def are_few(bodies: pa.Array) -> bool:
 
 
 def stretches(sizes: Ints) -> list[int]:
-    """How many rows to seal or open before others on the loop have a turn, and how many then.
+    """How many rows to open before others on the loop have a turn, and how many then.
 
     Args:
         sizes: the rows' bytes.
@@ -115,11 +116,24 @@ def stretches(sizes: Ints) -> list[int]:
     return counts
 
 
-def check_lengths(bodies: pa.Array, bound: Bound) -> None:
-    """Raises ValidationError when the two are not of one length."""
+def check_columns(bodies: pa.Array, bound: Bound) -> None:
+    """Raises ValidationError when they are no binary columns, or not of one length."""
+    _check_binary("bodies", bodies)
+    if isinstance(bound, (list, tuple)):
+        for one in bound:
+            if one is not None and not isinstance(one, bytes):
+                raise ValidationError("associated_data", "must be bytes", type(one).__name__)
+    else:
+        _check_binary("associated_data", bound)
     if len(bodies) != len(bound):
         rule = f"must be one for each of {len(bodies)} bodies"
         raise ValidationError("associated_data", rule, len(bound))
+
+
+def _check_binary(name: str, column: Any) -> None:
+    kind = column.type if isinstance(column, pa.Array) else type(column).__name__
+    if kind != pa.binary():
+        raise ValidationError(name, "must be a pyarrow array of type binary", str(kind))
 
 
 def restored(
@@ -301,6 +315,11 @@ def of_strings(rows: Sequence[str | None]) -> pa.Array:
     return pa.array(rows, pa.string())
 
 
-def of_seconds(rows: Sequence[float | None]) -> pa.Array:
+def of_seconds(rows: Sequence[float | None] | npt.NDArray[np.float64]) -> pa.Array:
     """Rows as a column of numbers."""
     return pa.array(rows, pa.float64())
+
+
+def later_of(one: pa.Array, other: pa.Array) -> pa.Array:
+    """The greater number in each row; the one that is there, where the other is null."""
+    return pc.max_element_wise(one, other)

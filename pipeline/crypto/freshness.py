@@ -70,7 +70,7 @@ class Freshness:
         self,
         encrypted_at: npt.NDArray[np.int64],
         enqueued_at: npt.NDArray[np.float64],
-        now: float,
+        received_at: npt.NDArray[np.float64],
         rows: npt.NDArray[np.bool_],
     ) -> dict[int, MessageExpired]:
         """The same of a column: by row, why its body is not let through.
@@ -78,10 +78,10 @@ class Freshness:
         Args:
             encrypted_at: of each row.
             enqueued_at: of each row.
-            now: the receiver's time.
+            received_at: of each row.
             rows: for each row whether it is judged.
         """
-        ages = (now if self.against == "receipt" else enqueued_at) - encrypted_at
+        ages = (received_at if self.against == "receipt" else enqueued_at) - encrypted_at
         fresh = (ages >= -self.skew) & (ages <= self.max_age + self.skew)
         old = np.flatnonzero(rows & ~fresh).tolist()
         return {row: self._expired(float(ages[row])) for row in old}

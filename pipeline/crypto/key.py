@@ -91,7 +91,6 @@ class EncryptionKey(NeverCopied):
         "_began",
         "_ciphers",
         "_epoch",
-        "_limits",
         "_material",
         "_messages",
         "_monotonic",
@@ -102,6 +101,7 @@ class EncryptionKey(NeverCopied):
         "_size",
         "_wipe",
         "id",
+        "limits",
     )
 
     def __init__(
@@ -129,7 +129,7 @@ class EncryptionKey(NeverCopied):
             raise ValidationError(
                 f"encryption key {str(self.id)!r}", rule, f"{len(self._material)} bytes"
             )
-        self._limits = limits or EpochLimits()
+        self.limits = limits or EpochLimits()
         self._most = ciphers
         self._random = random
         self._monotonic = monotonic
@@ -193,7 +193,7 @@ class EncryptionKey(NeverCopied):
             ValidationError: so much is over what an epoch may seal; ask for less at a time.
         """
         material = self._open()
-        limits = self._limits
+        limits = self.limits
         if messages > limits.messages or size > limits.size:
             rule = f"must be at most {limits.messages} messages and {limits.size} bytes"
             raise ValidationError("what is sealed at once", rule, f"{messages} and {size}")

@@ -25,7 +25,7 @@ from pipeline.crypto.column import (
     are_few,
     as_column,
     bytes_in,
-    check_lengths,
+    check_columns,
     edges_of,
     fixed,
     joined,
@@ -89,7 +89,7 @@ def envelopes(bodies: pa.Array, bound: Bound) -> Envelopes:
         >>> envelopes(pa.array([b"plain"]), [b""]).key_ids
         set()
     """
-    check_lengths(bodies, bound)
+    check_columns(bodies, bound)
     return _Few(bodies, bound) if are_few(bodies) else _Many(bodies, bound)
 
 

@@ -123,7 +123,7 @@ class CryptoProvider(Protocol):
     """What seals and opens bodies.
 
     Called from one loop by senders and receivers, together or one after the other. A call waits for
-    keys alone; while a long column is sealed or opened, others on the loop have their turns. Of its
+    keys alone; while a long column is opened, others on the loop have their turns. Of its
     arguments nothing is kept. A repeat seals anew (another nonce) and opens to the same. Nobody but
     the caller retries; that is worth it for `KeyNotFound` alone.
 

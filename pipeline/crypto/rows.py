@@ -23,6 +23,7 @@ from pipeline.errors import QueueError, UnencryptedMessage
 from pipeline.message import Message
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pyarrow as pa
 
     from pipeline.batch import MessageBatch
@@ -42,6 +43,7 @@ class SealedRows:
         sessions: their sessions, a string array; null: none.
         bodies: a binary array, sealed and plain ones mixed.
         enqueued_at: when the provider took each, seconds since 1970, a float64 array.
+        waited: for how many seconds each was here and could not be opened, a float64 array.
 
     Example:
         >>> from pipeline.batch import MessageBatch
@@ -54,18 +56,40 @@ class SealedRows:
     sessions: pa.Array
     bodies: pa.Array
     enqueued_at: pa.Array
+    waited: pa.Array
 
     @classmethod
-    def of(cls, batch: MessageBatch) -> SealedRows:
-        """The rows of a batch."""
-        return cls(*map(batch.column, ("id", "session", "body", "enqueued_at")))
+    def of(
+        cls, batch: MessageBatch, waited: Sequence[float] | npt.NDArray[np.float64] | None = None
+    ) -> SealedRows:
+        """The rows of a batch.
+
+        Args:
+            batch: as it was received.
+            waited: for how many seconds each row was here already; None: all came just now.
+        """
+        return cls(
+            batch.column("id"),
+            batch.column("session"),
+            batch.column("body"),
+            batch.column("enqueued_at"),
+            column.of_seconds(np.zeros(len(batch)) if waited is None else waited),
+        )
+
+    def from_start(self, not_before: pa.Array) -> SealedRows:
+        """What is not due yet, as if it had been sent when it is.
+
+        Args:
+            not_before: when that is, seconds since 1970, a float64 array; null: at once.
+        """
+        return replace(self, enqueued_at=column.later_of(self.enqueued_at, not_before))
 
     def __len__(self) -> int:
         return len(self.bodies)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as one buffer, through pickle and Ray alike."""
-        parts = (self.ids, self.sessions, self.bodies, self.enqueued_at)
+        parts = (self.ids, self.sessions, self.bodies, self.enqueued_at, self.waited)
         return _sealed_rows, (column.to_buffer(column.SEALED_ROWS, *parts),)
 
 
@@ -224,8 +248,10 @@ class Opener:
             judged = ~opened.plain
             judged[list(opened.errors)] = False
             enqueued_at = rows.enqueued_at.to_numpy(zero_copy_only=False)
-            now = self._clock.now()
-            expired = self._freshness.judge_all(opened.encrypted_at, enqueued_at, now, judged)
+            received_at = self._clock.now() - rows.waited.to_numpy(zero_copy_only=False)
+            expired = self._freshness.judge_all(
+                opened.encrypted_at, enqueued_at, received_at, judged
+            )
             opened = column.restored(opened, rows.bodies, expired)
         plain = int(np.count_nonzero(opened.plain))
         errors = opened.errors

@@ -9,7 +9,6 @@ by itself, wherever it goes.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -26,13 +25,12 @@ from pipeline.crypto.column import (
     are_few,
     big_endian,
     bytes_in,
-    check_lengths,
+    check_columns,
     fixed,
     joined,
     octets_of,
     of_bytes,
     rows_in,
-    stretches,
 )
 from pipeline.crypto.envelope import (
     LONGEST_ID,
@@ -52,12 +50,15 @@ from pipeline.errors import EncryptionFailed, ValidationError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+AT_ONCE = 4096
+"""So many rows are asked of a key's epoch at once, far fewer than it may seal."""
+
 Random: TypeAlias = Callable[[int], bytes]
 Stamps: TypeAlias = int | Ints
 """The time of sealing, seconds since 1970: one for all rows, or one for each."""
 
 
-async def seal_column(
+def seal_column(
     key: EncryptionKey,
     bodies: pa.Array,
     bound: Bound,
@@ -77,12 +78,15 @@ async def seal_column(
     Raises:
         KeyNotFound: the key was closed.
         EncryptionFailed: the sealed column would have over 2 GiB.
-        ValidationError: the two are not of one length.
+        ValidationError: the two are not of one length, or not what they should be.
     """
-    check_lengths(bodies, bound)
+    check_columns(bodies, bound)
+    if np.asarray(encrypted_at).dtype.kind != "i":
+        rule = "must be whole seconds since 1970"
+        raise ValidationError("encrypted_at", rule, type(encrypted_at).__name__)
     if are_few(bodies):
         return _seal_few(key, bodies, bound, encrypted_at, random)
-    return await _seal_many(key, bodies, bound, encrypted_at, random)
+    return _seal_many(key, bodies, bound, encrypted_at, random)
 
 
 def _seal_few(
@@ -98,7 +102,7 @@ def _seal_few(
     return SealedColumn(of_bytes(rows), errors)
 
 
-async def _seal_many(
+def _seal_many(
     key: EncryptionKey, bodies: pa.Array, bound: Bound, encrypted_at: Stamps, random: Random
 ) -> SealedColumn:
     column = Column.of(bodies, bound)
@@ -114,12 +118,9 @@ async def _seal_many(
     target = Target(sizes)
     target.copy(column, np.flatnonzero(refused))
     rows = np.flatnonzero(~refused)
-    first = 0
-    for count in stretches(sizes[rows]):
-        if first:
-            await asyncio.sleep(0)
-        _seal_rows(key, column, target, rows[first : first + count], times, random)
-        first += count
+    most = min(AT_ONCE, key.limits.messages)
+    for first in range(0, len(rows), most):
+        _seal_rows(key, column, target, rows[first : first + most], times, random)
     return SealedColumn(target.array(), errors)
 
 

@@ -148,16 +148,27 @@ class Opening:
         batch = job.batch
         waiting = _unopened(batch)
         if len(waiting) == len(batch):
-            job.batch = self._with(batch, job.rows, await self._opener.open(_sealed(batch)))
+            opened = await self._opener.open(self._sealed(batch, job.rows))
+            job.batch = self._with(batch, job.rows, opened)
         elif len(waiting):
             part = batch.take(waiting)
-            opened = await self._opener.open(_sealed(part))
+            opened = await self._opener.open(self._sealed(part, job.rows[waiting]))
             part = self._with(part, job.rows[waiting], opened)
             done = np.setdiff1d(np.arange(len(batch)), waiting, assume_unique=True)
             order = np.argsort(np.concatenate([waiting, done]))
             job.batch = MessageBatch.concat([part, batch.take(done)]).take(order)
         job.opened = True
         self._go(job)
+
+    def _sealed(self, batch: MessageBatch, rows: Rows) -> SealedRows:
+        """What is to be opened, and how long it has waited for its key."""
+        from pipeline.crypto.rows import SealedRows  # where cryptography is off, it may be missing
+
+        if not self._missing:
+            return SealedRows.of(batch)
+        now = asyncio.get_running_loop().time()
+        waited = [now - self._missing.get(row, now) for row in rows.tolist()]
+        return SealedRows.of(batch, waited)
 
     def _go(self, job: _Job) -> None:
         """Send the batch on if it is its turn, and those that waited for it."""
@@ -234,9 +245,3 @@ def _unopened(batch: MessageBatch) -> Rows:
     if nonces.null_count == len(batch):
         return np.arange(len(batch))
     return np.flatnonzero(nonces.is_null().to_numpy(zero_copy_only=False))
-
-
-def _sealed(batch: MessageBatch) -> SealedRows:
-    from pipeline.crypto.rows import SealedRows  # where cryptography is off, it may not be there
-
-    return SealedRows.of(batch)

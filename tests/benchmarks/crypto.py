@@ -90,7 +90,8 @@ async def opening(size: int, count: int, keys: Keys, clock: SystemClock) -> Case
     rows = plain_rows(size, count)
     sealed = await Sealer(aes, clock).seal_rows(rows)
     now = pa.array([clock.now()] * count, pa.float64())
-    received = SealedRows(rows.ids, rows.sessions, sealed.bodies, now)
+    waited = pa.array([0.0] * count, pa.float64())
+    received = SealedRows(rows.ids, rows.sessions, sealed.bodies, now, waited)
     opener = Opener(aes, Freshness(), Plaintext.REJECT, clock)
     opened = await opener.open(received)
     if opened.errors or not opened.bodies.equals(rows.bodies):

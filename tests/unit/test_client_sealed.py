@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from pipeline import crypto
-from pipeline.client import QueueClient
-from pipeline.client.core import give_back
+from pipeline.client import QueueClient, core
+from pipeline.client.core import Core, give_back
 from pipeline.client.lanes import Lane
 from pipeline.clock import SeededClock
 from pipeline.config import parse
@@ -23,6 +23,7 @@ from pipeline.crypto.envelope import is_sealed, overhead
 from pipeline.errors import (
     BodyAuthenticationFailed,
     Closed,
+    ConnectionFailed,
     InvalidEnvelope,
     KeyNotFound,
     MessageExpired,
@@ -33,7 +34,7 @@ from pipeline.errors import (
 from pipeline.message import Message
 from pipeline.names import MessageId, QueueName, SessionId
 from pipeline.providers.memory import MemoryBroker
-from pipeline.providers.port import SessionSupport
+from pipeline.providers.port import Sent, SessionSupport
 
 KEYS = {
     "current": "k1",
@@ -246,6 +247,11 @@ async def test_a_scheduled_message_is_not_old_when_it_comes(shop: Shop) -> None:
     async with shop.client() as client:
         start = datetime.fromtimestamp(shop.clock.now(), UTC) + timedelta(hours=3)
         await client.send("mails", Message(b"later", not_before=start))
+        await client.send("mails", Message(b"now"))
+        peeked = await client.peek("mails", 2)
+        assert sorted(one.body for one in peeked) == [b"later", b"now"]
+        [delivery] = await client.receive("mails", wait=0)
+        await client.complete(delivery)
         [delivery] = await client.receive("mails", wait=20_000.0)
         assert delivery.body == b"later"
 
@@ -378,6 +384,184 @@ async def test_many_large_bodies_are_sealed_in_portions(
         assert all(not isinstance(one, Exception) for one in await client.send_many("orders", sent))
         came = await client.receive("orders", 10)
         assert [one.body for one in came] == [one.body for one in sent]
+
+
+class Slow:
+    """A provider's sender that takes its time, and fails as often as it is told to."""
+
+    def __init__(self, inner: Any, seconds: float, failures: int = 0) -> None:
+        self.inner = inner
+        self.seconds = seconds
+        self.failures = failures
+        self.seen: list[list[bytes]] = []
+
+    async def send(self, messages: Any) -> Any:
+        self.seen.append([message.body for message in messages])
+        await asyncio.sleep(self.seconds)
+        if self.failures:
+            self.failures -= 1
+            return [ConnectionFailed("once more") for _ in messages]
+        return await self.inner.send(messages)
+
+
+class Taken:
+    """A sender that takes everything."""
+
+    async def send(self, messages: Any) -> Any:
+        return [Sent(sequence=None, duplicate=False) for _ in messages]
+
+
+def slowed(client: QueueClient, monkeypatch: pytest.MonkeyPatch, *how: Any) -> list[Slow]:
+    """Every sender of a client is slow."""
+    made: list[Slow] = []
+    find = client._core.sender
+
+    async def sender(queue: str) -> Any:
+        made.append(Slow(await find(queue), *how))
+        return made[-1]
+
+    monkeypatch.setattr(Core, "sender", lambda core, queue: sender(queue))
+    return made
+
+
+@pytest.mark.spec("C8", "P3")
+async def test_what_is_sent_late_in_a_long_call_is_not_old(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each portion is sealed when the one before it was taken."""
+    monkeypatch.setattr("pipeline.client.opening._AT_ONCE", 2)
+    async with shop.client() as client:
+        made = slowed(client, monkeypatch, 200.0)
+        sent = [Message(b"%d" % at, session="s") for at in range(6)]
+        await client.send_many("orders", sent)
+        assert [len(bodies) for bodies in made[0].seen] == [2, 2, 2]
+        came = await client.receive("orders", 10)
+        assert [one.body for one in came] == [one.body for one in sent]
+
+
+@pytest.mark.spec("C8", "P3")
+async def test_what_is_tried_again_is_sealed_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would be old by the time at which a queue that was away takes it."""
+    async with shop.client() as client:
+        made = slowed(client, monkeypatch, 200.0, 1)
+        await client.send("orders", Message(b"hello", session="s"))
+        [[first], [second]] = made[0].seen
+        assert first != second
+        [delivery] = await client.receive("orders")
+        assert delivery.body == b"hello"
+
+
+@pytest.mark.spec("P5", "P7")
+async def test_a_portion_that_fails_stops_its_sessions_and_no_others(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an ordered queue: what stands behind it in a later portion would come before it."""
+    monkeypatch.setattr("pipeline.client.opening._AT_ONCE", 2)
+    async with shop.client() as client:
+        large = Message(bytes(2_000_000), session="s")
+        small = [Message(b"x", session=session) for session in ("t", "s", "t")]
+        for queue, stopped in (("orders", True), ("mails", False)):
+            results = await client.send_many(queue, [large, *small])
+            failed = [type(one) is MessageTooLarge for one in results]
+            assert failed == [True, False, stopped, False]
+
+
+@pytest.mark.spec("P5", "P7")
+async def test_a_message_that_is_sent_later_does_not_come_before(shop: Shop) -> None:
+    """From another task: a call that was begun has its messages sealed and sent first."""
+    async with shop.client() as client:
+        many = [Message(b"%d" % at, session="s") for at in range(3_000)]
+        sending = asyncio.ensure_future(client.send_many("orders", many))
+        await asyncio.sleep(0)
+        await client.send("orders", Message(b"later", session="s"))
+        await sending
+        counts = 0
+        while came := await client.receive("orders", 1_000, wait=0):
+            counts += len(came)
+            last = came[-1].body
+            await client.complete(came)
+        assert (counts, last) == (3_001, b"later")
+
+
+@pytest.mark.spec("P7", "P10")
+async def test_a_client_that_is_closed_while_it_sends_says_so(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that a key is missing, which asks for another try."""
+    monkeypatch.setattr("pipeline.client.opening._AT_ONCE", 2)
+    client = shop.client()
+    await client.start()
+    made = slowed(client, monkeypatch, 5.0)
+    many = [Message(b"%d" % at, session="s") for at in range(6)]
+    sending = asyncio.ensure_future(client.send_many("orders", many))
+    await asyncio.sleep(1.0)
+    made[0].inner = Taken()  # what is under way there is taken all the same
+    await client.close()
+    with pytest.raises(Closed, match="the client was closed"):
+        await sending
+    assert len(made[0].seen) == 1
+
+
+@pytest.mark.spec("P2", "P7")
+@pytest.mark.parametrize("queue", ["orders", "mails"])
+async def test_a_client_that_is_closed_while_it_opens_gives_back(
+    shop: Shop, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everything, and before its receivers are gone."""
+    async with shop.client() as sender:
+        many = [Message(b"%d" % at, session="s") for at in range(3_000)]
+        if queue == "mails":
+            many = [replace(one, session=None) for one in many]
+        await sender.send_many(queue, many)
+        client = shop.client()
+        await client.start()
+        opening = asyncio.Event()
+        open_ = client._core.bodies.open
+
+        async def told(*given: Any, **more: Any) -> Any:
+            opening.set()
+            return await open_(*given, **more)
+
+        client._core.bodies.open = told  # type: ignore[method-assign]
+        receiving = asyncio.ensure_future(client.receive(queue, 3_000))
+        await opening.wait()
+        await client.close()
+        with pytest.raises(Closed):
+            await receiving
+        came = await sender.receive(queue, 3_000, wait=0)
+        assert [one.delivery_count for one in came] == [1] * 3_000
+    assert not [one for one in caplog.records if one.levelname == "ERROR"]
+
+
+@pytest.mark.spec("P7")
+async def test_who_closes_waits_until_all_have_left() -> None:
+    """Also who closes a second time, when a wait is being left."""
+    waits, left = core.Waits("client"), []
+
+    async def call() -> None:
+        async with waits.until_closed():
+            try:
+                await asyncio.sleep(100.0)
+            finally:
+                await asyncio.sleep(1.0)
+                left.append("call")
+
+    async def close() -> None:
+        await waits.end()
+        left.append("close")
+
+    calling = asyncio.ensure_future(call())
+    await asyncio.sleep(1.0)
+    closing = asyncio.ensure_future(close())
+    await asyncio.sleep(0.5)
+    await close()
+    await closing
+    with pytest.raises(Closed, match="the client was closed while this call waited"):
+        await calling
+    await close()
+    assert left == ["call", "close", "close", "close"]
 
 
 @pytest.mark.spec("C7", "P7")

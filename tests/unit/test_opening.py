@@ -31,6 +31,7 @@ class Opener:
 
     keys: set[str] = field(default_factory=set)
     asked: list[list[str]] = field(default_factory=list)
+    waited: dict[str, list[float]] = field(default_factory=dict)
     error: Exception | None = None
 
     async def open(self, rows: SealedRows, *, fresh: bool = True) -> OpenedRows:
@@ -39,6 +40,8 @@ class Opener:
         given = rows.bodies.to_pylist()
         bodies = [body.decode().split(":") for body in given]
         self.asked.append([payload for _, _, payload in bodies])
+        for payload, seconds in zip(self.asked[-1], rows.waited.to_pylist(), strict=True):
+            self.waited.setdefault(payload, []).append(seconds)
         slowest = max(float(how[5:]) if how.startswith("slow") else 0.0 for how, _, _ in bodies)
         await asyncio.sleep(slowest)
         errors: dict[int, QueueError] = {}
@@ -174,6 +177,22 @@ async def test_a_missing_key_is_waited_for(sessions: str | None) -> None:
     assert rig.seen.times["a1"] < 200.0 + 15.1
     counters = await rig.flow.broker.counters(rig.flow.name)
     assert (counters.received, counters.redelivered) == (3, 0)
+
+
+@pytest.mark.spec("C5", "C8")
+async def test_a_message_that_waits_for_its_key_was_received_when_it_came() -> None:
+    """With `freshness.against: receipt` the wait makes it no older, nor others beside it."""
+    async with Rig(fifo=False) as rig:
+        await rig.send("key k2:n:a1", session=None)
+        await asyncio.sleep(100.0)
+        await rig.send("ok:n:a2", session=None)
+        rig.opener.keys.add("k2")
+        await rig.flow.settled()
+    first, *later = rig.opener.waited["a1"]
+    assert first == 0.0
+    assert later == sorted(later)
+    assert 100.0 <= later[-1] < 120.0
+    assert rig.opener.waited["a2"] == [0.0]
 
 
 @pytest.mark.spec("C5", "P14")

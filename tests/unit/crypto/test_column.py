@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.crypto import column, sealing
 from pipeline.crypto.cipher import AesGcm
 from pipeline.crypto.column import are_few, bindings
-from pipeline.crypto.envelope import MARKER, EncryptedMessage, binding, is_sealed, overhead
+from pipeline.crypto.envelope import MARKER, EncryptedMessage, binding, is_sealed
 from pipeline.crypto.key import EpochLimits
 from pipeline.errors import (
     BodyAuthenticationFailed,
@@ -214,17 +214,19 @@ def test_nothing_that_is_not_authentic_comes_back() -> None:
 
 
 @pytest.mark.spec("C2", "C10")
-def test_a_long_column_goes_through_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("at_once", "served"), [(40, [80, 80, 90]), (4096, [100, 100, 50])])
+def test_a_long_column_goes_through_epochs(
+    at_once: int, served: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No salt serves more messages than it may, and what each seals opens."""
-    sealed_size = overhead("2026-11") + 3
-    monkeypatch.setattr(column, "STRETCH", 40 * (column.A_CALL + sealed_size) + 1)
+    monkeypatch.setattr(sealing, "AT_ONCE", at_once)
     aes = crypto(a_key(limits=EpochLimits(messages=100)))
     bound = [binding(f"m{at}", None) for at in range(250)]
-    plain = [b"%03d" % at for at in range(250)]
+    plain = [b"%d" % at for at in range(250)]
     sealed = done(aes.encrypt_column(None, binary(plain), bound)).bodies
     nonces = [EncryptedMessage.decode(body).nonce for body in sealed.to_pylist()]
     salts = [nonce[:12] for nonce in nonces]
-    assert [salts.count(salt) for salt in dict.fromkeys(salts)] == [80, 80, 90]
+    assert [salts.count(salt) for salt in dict.fromkeys(salts)] == served
     assert len(set(nonces)) == 250
     assert done(aes.decrypt_column(sealed, bound)).bodies.to_pylist() == plain
 
@@ -232,7 +234,7 @@ def test_a_long_column_goes_through_epochs(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.spec("C2")
 def test_the_rows_asked_of_an_epoch_at_once_fit_into_one() -> None:
     """By far, or sealing a long column would fail."""
-    assert EpochLimits().messages >= column.STRETCH // column.A_CALL * 16
+    assert EpochLimits().messages >= sealing.AT_ONCE * 16
     assert EpochLimits().size >= column.MOST_BYTES * 16
 
 
@@ -260,31 +262,57 @@ LONG = 5 * column.STRETCH // column.A_CALL
 
 @pytest.mark.spec("C11")
 async def test_a_long_column_leaves_others_their_turns() -> None:
-    """Sealing and opening it: a receiver asks for more meanwhile, and renews its locks."""
+    """While it is opened: a receiver asks for more meanwhile, and renews its locks."""
     aes = crypto()
     bound = [binding(f"m{at}", None) for at in range(LONG)]
     plain = binary([b"%d" % at for at in range(LONG)])
-    sealed, turns = await while_others_run(aes.encrypt_column(None, plain, bound), int)
-    assert 4 <= turns <= 8
-    opened, turns = await while_others_run(aes.decrypt_column(sealed.bodies, bound), int)
+    sealed = (await aes.encrypt_column(None, plain, bound)).bodies
+    opened, turns = await while_others_run(aes.decrypt_column(sealed, bound), int)
     assert 4 <= turns <= 8
     assert opened.bodies.equals(plain)
 
 
 @pytest.mark.spec("C7", "C11")
 async def test_a_key_that_is_closed_while_a_column_is_opened() -> None:
-    """What was begun goes on to its end; what was being sealed is told that the key is gone."""
+    """What was begun goes on to its end."""
     key = a_key()
     aes = crypto(key)
     bound = [binding(f"m{at}", None) for at in range(LONG)]
     plain = binary([b"%d" % at for at in range(LONG)])
-    sealed = await aes.encrypt_column(None, plain, bound)
-    opened, _ = await while_others_run(aes.decrypt_column(sealed.bodies, bound), key.close)
+    sealed = (await aes.encrypt_column(None, plain, bound)).bodies
+    opened, _ = await while_others_run(aes.decrypt_column(sealed, bound), key.close)
     assert not opened.errors
     assert opened.bodies.equals(plain)
-    other = a_key()
-    with pytest.raises(KeyNotFound, match="closed"):
-        await while_others_run(crypto(other).encrypt_column(None, plain, bound), other.close)
+
+
+@pytest.mark.spec("C11")
+@pytest.mark.parametrize("many", [3, 100])
+@pytest.mark.parametrize(
+    ("bodies", "bound", "at", "told"),
+    [
+        (pa.large_binary(), None, 1, "bodies must be a pyarrow array of type binary; got 'large_"),
+        (pa.string(), None, 1, "bodies must be a pyarrow array of type binary; got 'string'"),
+        (None, pa.string(), 1, "associated_data must be a pyarrow array of type binary"),
+        (None, "text", 1, "associated_data must be bytes; got 'str'"),
+        (None, None, 1.7, "encrypted_at must be whole seconds since 1970; got 'float'"),
+    ],
+)
+def test_what_is_no_column_is_refused(
+    many: int, bodies: Any, bound: Any, at: Any, told: str
+) -> None:
+    """However many rows it has: read as one it would be bytes of anything."""
+    aes = crypto()
+    column_ = pa.array([b"x"] * many, bodies or pa.binary())
+    to: Any = [b"m"] * many
+    if bound is not None:
+        to = ["m"] * many if bound == "text" else pa.array(["m"] * many, bound)
+    with pytest.raises(ValidationError, match=told):
+        done(aes.encrypt_column(None, column_, to, at))
+    if at == 1:
+        with pytest.raises(ValidationError, match=told):
+            done(aes.decrypt_column(column_, to))
+        with pytest.raises(ValidationError, match="bodies must be a pyarrow array"):
+            done(aes.decrypt_column(pa.chunked_array([[b"x"] * many]), [b"m"] * many))
 
 
 @pytest.mark.spec("C11")

@@ -59,7 +59,9 @@ def sealed(given: list[Message]) -> list[Message]:
     return out  # type: ignore[return-value]
 
 
-def rows_of(given: list[Message], enqueued_at: float | list[float] = NOW + 1) -> SealedRows:
+def rows_of(
+    given: list[Message], enqueued_at: float | list[float] = NOW + 1, waited: float = 0.0
+) -> SealedRows:
     batch = MessageBatch.from_messages(given)
     times = [enqueued_at] * len(given) if isinstance(enqueued_at, (int, float)) else enqueued_at
     return SealedRows(
@@ -67,6 +69,7 @@ def rows_of(given: list[Message], enqueued_at: float | list[float] = NOW + 1) ->
         batch.column("session"),
         batch.column("body"),
         pa.array(times, pa.float64()),
+        pa.array([waited] * len(given), pa.float64()),
     )
 
 
@@ -135,6 +138,8 @@ def test_waiting_makes_nothing_old(many: int) -> None:
     receipt = Freshness(against="receipt")
     assert len(done(opener(freshness=receipt, time=lambda: week).open(rows)).errors) == many
     assert not done(opener(freshness=receipt, time=lambda: 300.0).open(rows)).errors
+    kept = rows_of(sealed(messages(many)), NOW + 300.0, waited=week - 300.0)
+    assert not done(opener(freshness=receipt, time=lambda: week).open(kept)).errors
     old = rows_of(sealed(messages(many)), NOW + week)
     assert len(done(opener().open(old)).errors) == many
     assert not done(opener(freshness=None).open(old)).errors
@@ -321,7 +326,7 @@ def test_rows_travel(many: int) -> None:
     assert opened.nonces.to_pylist() == done(opener().open(rows)).nonces.to_pylist()
     assert len(plain) == len(rows) == many
     large = rows_of([replace(message, body=bytes(10_000)) for message in messages(many)])
-    parts = (large.ids, large.sessions, large.bodies, large.enqueued_at)
+    parts = (large.ids, large.sessions, large.bodies, large.enqueued_at, large.waited)
     two = SealedRows(*(part.slice(1, 2) for part in parts))
     assert len(pickle.dumps(two)) < 25_000
     assert travelled(two).ids.to_pylist() == ["m1", "m2"]

@@ -83,7 +83,7 @@ def test_a_column_is_judged_as_its_rows_are(
         for at, (encrypted_at, enqueued_at) in enumerate(rows[: len(rows) // 2])
         if (error := rule.judge(encrypted_at=encrypted_at, enqueued_at=enqueued_at, now=now))
     }
-    answer = rule.judge_all(sealed, sent, now, judged)
+    answer = rule.judge_all(sealed, sent, np.full(len(rows), now), judged)
     assert {at: str(error) for at, error in answer.items()} == {
         at: str(error) for at, error in expected.items()
     }
