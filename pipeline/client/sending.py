@@ -111,10 +111,14 @@ class Sending:
     ) -> list[Sent | QueueError]:
         """Send a portion of them; they are sealed for each attempt, so that none grows old here."""
         results: dict[int, Sent | QueueError] = {}
+        stops: dict[str | None, QueueError] = {}
 
         async def call(places: Sequence[int]) -> Failures:
             made = await self._core.bodies.seal(queue, [given[place] for place in places])
-            refused, ready = _apart(dict(zip(places, made, strict=True)), given, stopped)
+            # Of an attempt alone: what is tried again stands before what stopped its session.
+            stopped_here = dict(stopped)
+            refused, ready = _apart(dict(zip(places, made, strict=True)), given, stopped_here)
+            stops.update(stopped_here)
             results.update(refused)
             answers = await sender.send(list(ready.values())) if ready else []
             sent = dict(zip(ready, answers, strict=True))
@@ -124,6 +128,7 @@ class Sending:
         self._core.check()  # it may have been closed meanwhile
         failed = await self._core.each("send", len(given), call)
         results |= failed
+        stopped |= stops
         return [results[place] for place in range(len(given))]
 
     async def cancel_scheduled(self, queue: str, sequence: int) -> None:

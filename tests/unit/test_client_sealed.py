@@ -19,7 +19,7 @@ from pipeline.client.core import Core, give_back
 from pipeline.client.lanes import Lane
 from pipeline.clock import SeededClock
 from pipeline.config import parse
-from pipeline.crypto.envelope import is_sealed, overhead
+from pipeline.crypto.envelope import MARKER, is_sealed, overhead
 from pipeline.errors import (
     BodyAuthenticationFailed,
     Closed,
@@ -466,6 +466,19 @@ async def test_a_portion_that_fails_stops_its_sessions_and_no_others(
             results = await client.send_many(queue, [large, *small])
             failed = [type(one) is MessageTooLarge for one in results]
             assert failed == [True, False, stopped, False]
+
+
+@pytest.mark.spec("P5", "P7")
+async def test_what_is_tried_again_is_not_stopped_by_what_stands_behind_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one can't be sealed, which is no matter of the first one."""
+    monkeypatch.setattr("pipeline.client.opening._AT_ONCE", 3)
+    async with shop.client() as client:
+        slowed(client, monkeypatch, 1.0, 1)
+        bodies = [b"1", MARKER + b"2", b"3", b"4"]
+        results = await client.send_many("orders", [Message(body, session="s") for body in bodies])
+        assert [type(one) for one in results] == [Sent, *[ValidationError] * 3]
 
 
 @pytest.mark.spec("P5", "P7")
