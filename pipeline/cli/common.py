@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -42,6 +43,12 @@ def exit_code(error: QueueError) -> int:
 def say(text: str) -> None:
     """Write a result to standard output."""
     sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+
+
+def json_text(data: Mapping[str, Any], indent: int | None = None) -> str:
+    """JSON with letters of any language, where standard output can hold them."""
+    readable = (sys.stdout.encoding or "").lower().startswith("utf")
+    return json.dumps(data, ensure_ascii=not readable, indent=indent)
 
 
 def complain(text: str) -> None:

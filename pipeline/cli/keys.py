@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeAlias
 
-from pipeline.cli.common import DONE, add_action, complain, say
+from pipeline.cli.common import DONE, add_action, complain, json_text, say
 from pipeline.clock import SystemClock
 from pipeline.config import CryptoConfig, load
 from pipeline.config.extras import lacking
@@ -130,7 +129,7 @@ async def _list(place: Place, arguments: argparse.Namespace) -> None:
     for key_id in keys.ids:
         current, added = key_id == keys.current, _moment(keys.added.get(key_id))
         if arguments.json:
-            say(json.dumps({"id": key_id, "current": current, "added": added}, ensure_ascii=False))
+            say(json_text({"id": key_id, "current": current, "added": added}))
         else:
             say(_ROW.format(key_id, "yes" if current else "", added or "").rstrip())
 

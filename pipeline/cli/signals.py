@@ -65,6 +65,7 @@ class Signals:
         try:
             yield
         except SystemExit as error:
+            self._came = True
             raise Stopped from error
         finally:
             sys.unraisablehook = hook
@@ -75,6 +76,7 @@ class Signals:
             os.close(read)
             os.close(write)
         if signal.SIGTERM in came:
+            self._came = True
             raise Stopped
 
     def install(self) -> None:

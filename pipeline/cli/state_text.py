@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from pipeline.cli.common import json_text
 from pipeline.state.port import Failure
 from pipeline.state.sqlite import Kept
 
@@ -49,7 +50,7 @@ def line(pipeline: str, session: str, kept: Kept) -> str:
         "expires_at": _moment(record.expires_at),
         "attempts": 0 if record.failure is None else record.failure.attempts,
     }
-    return json.dumps(values, ensure_ascii=False)
+    return json_text(values)
 
 
 def described(pipeline: str, session: str, kept: Kept) -> str:
@@ -67,7 +68,7 @@ def described(pipeline: str, session: str, kept: Kept) -> str:
         "unsent": len(record.outbox),
         "applied": {source: applied.top for source, applied in record.applied.items()},
     }
-    return json.dumps(values, ensure_ascii=False, indent=2)
+    return json_text(values, indent=2)
 
 
 def _failure(failure: Failure) -> dict[str, Any]:

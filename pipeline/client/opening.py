@@ -57,11 +57,15 @@ class ClientBodies:
             return [_plain(message) for message in messages]
         from pipeline.crypto.rows import PlainRows
 
-        settings = self._queues[QueueName(queue)]
-        if settings.spreads:
-            messages = [_with_session(message) for message in messages]
-        sealed = await self._bodies.seal(PlainRows.of(messages), from_start=settings.stamps_start)
+        from_start = self._queues[QueueName(queue)].stamps_start
+        sealed = await self._bodies.seal(PlainRows.of(messages), from_start=from_start)
         return sealed.put_into(messages)
+
+    def with_sessions(self, queue: str, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages with the sessions that the queue gives them, to which they are sealed."""
+        if self._bodies is None or not self._queues[QueueName(queue)].spreads:
+            return messages
+        return [_with_session(message) for message in messages]
 
     def portions(self, messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
         """As many at once as are sealed in one column, and sent before the next are sealed."""

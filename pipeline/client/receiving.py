@@ -102,7 +102,9 @@ class Receiving:
         async def call() -> Received:
             return await lane.receiver.receive_deferred(sequences)
 
-        return await self._core.take_in(lane, await self._core.call("receive_deferred", call))
+        async with self._core.waits.until_closed():
+            received = await self._core.call("receive_deferred", call)
+            return await self._core.take_in(lane, received)
 
     async def peek(
         self, queue: str, count: int = 1, *, after: int = 0, dead_letters: bool = False

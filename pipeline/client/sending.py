@@ -87,15 +87,23 @@ class Sending:
             For each message, in order, what `send` would return or raise.
         """
         self._core.check()
-        given = messages_of(messages, model)
+        given = self._core.bodies.with_sessions(queue, messages_of(messages, model))
         sender = await self._core.sender(queue)
         ordered = self._core.bodies.ordered(queue)
         results: list[Sent | QueueError] = []
         # By session, why what stands behind a message of it can't be sent.
         stopped: dict[str | None, QueueError] = {}
         for some in self._core.bodies.portions(given):
-            sent = await self._send_some(queue, sender, some, stopped)
+            try:
+                sent = await self._send_some(queue, sender, some, stopped)
+            except QueueError as error:
+                if not results:
+                    raise
+                # What was sent before it is known: it is the error of the rest.
+                return results + [error] * (len(given) - len(results))
             results += sent
+            if (away := _of_all(sent)) is not None:
+                return results + [away] * (len(given) - len(results))
             if ordered:
                 for message, one in zip(some, sent, strict=True):
                     if isinstance(one, QueueError) and message.session is not None:
@@ -120,7 +128,14 @@ class Sending:
             refused, ready = _apart(dict(zip(places, made, strict=True)), given, stopped_here)
             stops.update(stopped_here)
             results.update(refused)
-            answers = await sender.send(list(ready.values())) if ready else []
+            answers: Sequence[Sent | QueueError] = []
+            try:
+                if ready:
+                    answers = await sender.send(list(ready.values()))
+            except QueueError as error:
+                if not error.transient:
+                    raise
+                answers = [error] * len(ready)  # not of those that can't be sent at all
             sent = dict(zip(ready, answers, strict=True))
             results.update(sent)
             return {place: one for place, one in sent.items() if isinstance(one, QueueError)}
@@ -145,6 +160,14 @@ class Sending:
         self._core.check()
         sender = await self._core.sender(queue)
         await self._core.call("cancel_scheduled", lambda: sender.cancel(sequence))
+
+
+def _of_all(sent: Sequence[Sent | QueueError]) -> QueueError | None:
+    """The one error of all, as of a provider that is away: the rest would only wait for it too."""
+    first = sent[0] if sent else None
+    if not isinstance(first, QueueError) or not first.transient:
+        return None
+    return first if all(one is first for one in sent) else None
 
 
 def _apart(

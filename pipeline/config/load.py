@@ -13,7 +13,7 @@ from pipeline.config import wording
 from pipeline.config.memory import MemoryQueue
 from pipeline.config.models import RuntimeConfig
 from pipeline.config.references import broken_references
-from pipeline.config.secrets import MASK, hides, masked
+from pipeline.config.secrets import MASK, hides, masked_setting
 from pipeline.config.yaml_text import read
 from pipeline.errors import ConfigurationError
 
@@ -104,7 +104,7 @@ def _without_secrets(value: Any) -> Any:
             key: MASK if isinstance(inner, str) and hides(key, inner) else _without_secrets(inner)
             for key, inner in value.items()
         }
-    return masked(value) if isinstance(value, str) else value
+    return masked_setting(value) if isinstance(value, str) else value
 
 
 def _yaml(data: dict[str, Any]) -> str:

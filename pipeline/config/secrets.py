@@ -19,9 +19,12 @@ _SHOWN = 80
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _SECRET = re.compile(
     r" (password|passwd|pwd|passphrase|secrets?|token|credentials?|sas|sig|signature"
-    r"|connection ?string|(access|account|api|private|encryption|master) ?key|(key ?)?material) "
+    r"|connection ?string|(access|account|api|private) ?key|key ?material"
+    r"|(encryption|master) ?key(?! id )) "
 )
 _REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:/.+")
+_KEY = re.compile(r"(?<![\w+/-])[\w+/-]{43}=(?![\w+/=-])", re.ASCII)
+"""32 bytes in base64, in either alphabet."""
 _USER_INFO = re.compile(r"://[^/@\s]+@")
 
 
@@ -84,6 +87,18 @@ def masked(text: str) -> str:
     return _USER_INFO.sub(f"://{MASK}@", mask_secrets(text))
 
 
+def masked_setting(text: str) -> str:
+    """The same of a configuration's own text, without encryption keys, wherever they were put.
+
+    Elsewhere as many characters may be the hash that somebody calls a session by.
+
+    Example:
+        >>> masked_setting("got '" + 43 * "A" + "='")
+        "got '***'"
+    """
+    return _KEY.sub(MASK, masked(text))
+
+
 def shown(path: Sequence[object], value: object) -> str:
     """A value of a configuration as an error may show it: masked, on one line, cut.
 
@@ -106,5 +121,5 @@ def shown(path: Sequence[object], value: object) -> str:
         return "a mapping"
     if isinstance(value, (list, tuple, set, bytes)):
         return f"a value of type {type(value).__name__}"
-    text = masked(repr(value))
+    text = masked_setting(repr(value))
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

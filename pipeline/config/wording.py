@@ -16,7 +16,7 @@ from pipeline.config.crypto import keys_model_of
 from pipeline.config.models import RuntimeConfig
 from pipeline.config.providers import model_of
 from pipeline.config.references import Problem, closest
-from pipeline.config.secrets import looks_secret, masked, shown
+from pipeline.config.secrets import looks_secret, masked_setting, shown
 from pipeline.errors import ValidationError as BrokenRule
 
 _WORDS = {
@@ -115,7 +115,7 @@ def message(source: str, found: Iterable[Problem]) -> str:
 
 def _line(problem: Problem) -> str:
     steps = (f'"{step}"' if "." in str(step) else str(step) for step in problem.path)
-    path = masked(".".join(steps))
+    path = masked_setting(".".join(steps))
     value = ""
     if problem.value is not _NO_VALUE:
         value = f"; got {shown(problem.path, problem.value)}"

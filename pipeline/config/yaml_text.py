@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.config.secrets import looks_secret, masked
+from pipeline.config.secrets import looks_secret, masked_setting
 from pipeline.errors import ConfigurationError
 
 
@@ -31,7 +31,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
                 problem=problem, problem_mark=key_node.start_mark
             )
         if key in seen:
-            problem = f"the key {masked(key)!r} is there twice: remove one"
+            problem = f"the key {masked_setting(key)!r} is there twice: remove one"
             raise yaml.constructor.ConstructorError(
                 problem=problem, problem_mark=key_node.start_mark
             )

@@ -249,7 +249,7 @@ def _members(
     moments = {_id(name, where): _seconds(name, value, where) for name, value in added.items()}
     current = data.get("current")
     if not isinstance(current, str) or current not in keys:
-        known = ", ".join(texts)
+        known = ", ".join("(a key?)" if _BASE64.fullmatch(name) else name for name in texts)
         told = f'its member "current" is {_shown(current)} and must be one of its keys: {known}'
         raise _wrong(where, told)
     return EncryptionKeyId(current), texts, moments

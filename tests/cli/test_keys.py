@@ -233,7 +233,7 @@ def test_keys_that_go_unprotected_are_warned_of(command: Callable[..., Any], con
 def test_a_terminal_without_the_letters_stops_no_command(config: Path) -> None:
     """What it can't write is written as its number."""
     environment = {"PYTHONIOENCODING": "ascii", "PATH": ""}
-    for arguments in (("new", "--id", "schlüssel"), ("list",)):
+    for arguments in (("new", "--id", "schlüssel"), ("list",), ("list", "--json")):
         action, *more = arguments
         ended = subprocess.run(
             [sys.executable, "-m", "pipeline", "keys", action, str(config), *more],
@@ -243,7 +243,10 @@ def test_a_terminal_without_the_letters_stops_no_command(config: Path) -> None:
             check=False,
         )
         assert ended.returncode == 0, ended.stderr
-        assert rb"schl\xfcssel" in ended.stdout
+        if "--json" in more:
+            assert json.loads(ended.stdout)["id"] == "schlüssel"
+        else:
+            assert rb"schl\xfcssel" in ended.stdout
 
 
 @pytest.mark.spec("P10")

@@ -256,6 +256,7 @@ def test_a_signal_while_somebody_else_has_it_is_not_lost(
             start()
         assert signal.getsignal(signal.SIGTERM) == ours
         assert sys.unraisablehook is hook
+        assert signals._came, "the next one is the second, which ends at once"
         with signals.lent():
             pass
     assert capsys.readouterr().err == ""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import load, parse
-from pipeline.config.secrets import looks_secret, shown
+from pipeline.config.secrets import looks_secret, masked, masked_setting, shown
 from pipeline.errors import ConfigurationError
 
 BASE = {
@@ -395,7 +395,8 @@ def test_a_name_somebody_chose_hides_nothing() -> None:
         ("encryption_key", True),
         ("masterKey", True),
         ("key_material", True),
-        ("material", True),
+        ("material", False),
+        ("encryption_key_id", False),
         ("time_to_live", False),
         ("assignment", False),
         ("signal", False),
@@ -405,6 +406,20 @@ def test_a_name_somebody_chose_hides_nothing() -> None:
 )
 def test_which_names_look_secret(key: str, secret: bool) -> None:
     assert looks_secret(key) is secret
+
+
+@pytest.mark.spec("C7", "P8")
+@pytest.mark.parametrize(
+    "around", ["{}", "key {}.", '{{"a": "{}"}}', "QR_KEYS={} and more", "{}\n"]
+)
+def test_encryption_keys_are_masked(around: str) -> None:
+    """Wherever one was put by mistake, in either alphabet of base64; what is no key is shown.
+
+    Elsewhere as many characters may be a hash that somebody calls a session by."""
+    for key in ("s87xSPB+" + "A" * 35 + "=", "-_" + "b" * 41 + "="):
+        assert masked_setting(around.format(key)) == around.format("***")
+        assert masked_setting(around.format("x" + key)) == around.format("x" + key)
+        assert masked(around.format(key)) == around.format(key)
 
 
 def test_a_long_value_is_cut_after_it_was_masked() -> None:

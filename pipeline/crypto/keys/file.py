@@ -52,9 +52,14 @@ class FileKeyProvider(WritableKeys):
 
     async def _text(self) -> str | None:
         # One that hangs is waited for again, not added to.
-        if self._under_way is None or self._under_way.done():
-            self._under_way = _in_thread(self._read_file)
-        return await asyncio.shield(asyncio.wrap_future(self._under_way))
+        reading = self._under_way
+        if reading is None:
+            reading = self._under_way = _in_thread(self._read_file)
+            reading.add_done_callback(self._ended)
+        return await asyncio.shield(asyncio.wrap_future(reading))
+
+    def _ended(self, _: Future[str | None]) -> None:
+        self._under_way = None  # what was read has keys in it, and is nobody's to keep
 
     async def _write(self, text: str, *, first: bool) -> None:
         await asyncio.wrap_future(_in_thread(lambda: self._write_file(text, first=first)))
@@ -135,7 +140,8 @@ def _in_thread(work: Callable[[], T]) -> Future[T]:
     future: Future[T] = Future()
 
     def run() -> None:
-        future.set_running_or_notify_cancel()
+        if not future.set_running_or_notify_cancel():
+            return
         try:
             done = work()
         except BaseException as error:  # noqa: BLE001 - for who waits

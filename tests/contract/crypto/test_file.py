@@ -10,11 +10,13 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pipeline.config import FileKeys
+from pipeline.crypto.keys import file
 from pipeline.crypto.keys.file import FileKeyProvider
 from pipeline.crypto.keyset import LARGEST, KeySet
 from pipeline.errors import ConfigurationError, Timeout
@@ -207,6 +209,20 @@ async def test_a_file_system_that_hangs_has_a_limit(
     assert threading.active_count() == before
     assert await at(path, 10.0).current_key_id() == ONE.current
     assert await provider.current_key_id() == ONE.current
+    assert provider._under_way is None, "what was read has keys in it"
+
+
+@pytest.mark.spec("C11")
+def test_what_was_given_up_before_it_began_is_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key set that nobody waits for any more is not written later."""
+    begun: list[Any] = []
+    thread = SimpleNamespace(start=lambda: None)
+    monkeypatch.setattr(file, "Thread", lambda **given: begun.append(given["target"]) or thread)
+    done: list[str] = []
+    future = file._in_thread(lambda: done.append("written"))
+    future.cancel()
+    begun[0]()
+    assert not done
 
 
 @pytest.mark.spec("C11")

@@ -96,6 +96,14 @@ def test_a_traceback_that_shows_locals_shows_no_key(more: dict[str, Any]) -> Non
 
 
 @pytest.mark.spec("C7")
+def test_a_key_in_the_place_of_an_id_is_not_told() -> None:
+    """Which may be its name all the same."""
+    keys = {"a": text(A), text(B): text(B)}
+    with pytest.raises(ConfigurationError, match=r"must be one of its keys: a, \(a key\?\)"):
+        KeySet.parse(document(current="c", keys=keys), "here")
+
+
+@pytest.mark.spec("C7")
 def test_a_key_set_is_no_dict_of_keys() -> None:
     """Also not by dataclasses' own function."""
     with pytest.raises(TypeError, match="neither pickled nor copied"):
