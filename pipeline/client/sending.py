@@ -87,8 +87,9 @@ class Sending:
             For each message, in order, what `send` would return or raise.
         """
         self._core.check()
-        given = self._core.bodies.with_sessions(queue, messages_of(messages, model))
+        made = messages_of(messages, model)
         sender = await self._core.sender(queue)
+        given = self._core.bodies.with_sessions(queue, made)
         ordered = self._core.bodies.ordered(queue)
         results: list[Sent | QueueError] = []
         # By session, why what stands behind a message of it can't be sent.

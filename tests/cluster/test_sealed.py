@@ -73,7 +73,10 @@ def has(turned: list[bytes]) -> bool:
             begin, end = int(spot[1], 16), int(spot[2], 16)
             for start in range(begin, end, 1 << 20):
                 memory.seek(start)
-                chunk = memory.read(min((1 << 20) + 31, end - start))
+                try:
+                    chunk = memory.read(min((1 << 20) + 31, end - start))
+                except OSError:  # nothing is there any more
+                    continue
                 for one in wanted:
                     at = chunk.find(one)
                     while at >= 0:
@@ -209,11 +212,11 @@ class Feed:
             await client.send("orders", Message(body, session="s"))
         await client.send("orders", Message(f'{{"what": "{what}"}}'.encode(), session="t"))
         sealed = client._core.bodies
-        client._core.bodies = type(sealed)(None, {})
+        client._core.bodies = type(sealed)(None, sealed._queues)
         await client.send("orders", Message(what.encode(), session="u"))
         client._core.bodies = sealed
         [made] = await sealed.seal("orders", [Message(what.encode(), id="m1", session="v")])
-        client._core.bodies = type(sealed)(None, {})
+        client._core.bodies = type(sealed)(None, sealed._queues)
         await client.send("orders", Message(made.body, id="m2", session="v"))
         client._core.bodies = sealed
 """

@@ -532,6 +532,17 @@ async def test_what_was_sent_before_an_error_of_the_whole_call_is_known(
 
 
 @pytest.mark.spec("P10")
+async def test_a_queue_that_is_not_there_is_said(shop: Shop) -> None:
+    """As where cryptography is off."""
+    for client in (shop.client(), shop.plain()):
+        async with client:
+            with pytest.raises(QueueNotFound, match="unknown"):
+                await client.send("unknown", Message(b"hello"))
+            with pytest.raises(QueueNotFound, match="unknown"):
+                await client.peek("unknown")
+
+
+@pytest.mark.spec("P10")
 async def test_a_provider_that_is_away_is_not_asked_for_each_portion(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
