@@ -96,14 +96,14 @@ class Sending:
         stopped: dict[str | None, QueueError] = {}
         for some in self._core.bodies.portions(given):
             try:
-                sent = await self._send_some(queue, sender, some, stopped)
+                sent, away = await self._send_some(queue, sender, some, stopped)
             except QueueError as error:
                 if not results:
                     raise
                 # What was sent before it is known: it is the error of the rest.
                 return results + [error] * (len(given) - len(results))
             results += sent
-            if (away := _of_all(sent)) is not None:
+            if away is not None:  # the rest would only wait for it too
                 return results + [away] * (len(given) - len(results))
             if ordered:
                 for message, one in zip(some, sent, strict=True):
@@ -117,26 +117,32 @@ class Sending:
         sender: Sender,
         given: Sequence[Message],
         stopped: dict[str | None, QueueError],
-    ) -> list[Sent | QueueError]:
-        """Send a portion of them; they are sealed for each attempt, so that none grows old here."""
+    ) -> tuple[list[Sent | QueueError], QueueError | None]:
+        """Send a portion of them; they are sealed for each attempt, so that none grows old here.
+
+        Returns:
+            What became of each, and the error of the last attempt if it failed as a whole.
+        """
+        away: QueueError | None = None
         results: dict[int, Sent | QueueError] = {}
         stops: dict[str | None, QueueError] = {}
 
         async def call(places: Sequence[int]) -> Failures:
+            nonlocal away
             made = await self._core.bodies.seal(queue, [given[place] for place in places])
             # Of an attempt alone: what is tried again stands before what stopped its session.
             stopped_here = dict(stopped)
             refused, ready = _apart(dict(zip(places, made, strict=True)), given, stopped_here)
             stops.update(stopped_here)
             results.update(refused)
-            answers: Sequence[Sent | QueueError] = []
+            away, answers = None, list[Sent | QueueError]()
             try:
                 if ready:
                     answers = await sender.send(list(ready.values()))
             except QueueError as error:
                 if not error.transient:
                     raise
-                answers = [error] * len(ready)  # not of those that can't be sent at all
+                away, answers = error, [error] * len(ready)  # not of what can't be sent at all
             sent = dict(zip(ready, answers, strict=True))
             results.update(sent)
             return {place: one for place, one in sent.items() if isinstance(one, QueueError)}
@@ -145,7 +151,7 @@ class Sending:
         failed = await self._core.each("send", len(given), call)
         results |= failed
         stopped |= stops
-        return [results[place] for place in range(len(given))]
+        return [results[place] for place in range(len(given))], away
 
     async def cancel_scheduled(self, queue: str, sequence: int) -> None:
         """Take back a message that was sent with a `not_before` still to come.
@@ -161,14 +167,6 @@ class Sending:
         self._core.check()
         sender = await self._core.sender(queue)
         await self._core.call("cancel_scheduled", lambda: sender.cancel(sequence))
-
-
-def _of_all(sent: Sequence[Sent | QueueError]) -> QueueError | None:
-    """The one error of all, as of a provider that is away: the rest would only wait for it too."""
-    first = sent[0] if sent else None
-    if not isinstance(first, QueueError) or not first.transient:
-        return None
-    return first if all(one is first for one in sent) else None
 
 
 def _apart(

@@ -424,6 +424,18 @@ class Refuses:
         raise self.error
 
 
+class StopsSession:
+    """A sender that can't send a session's messages: the later ones have the first one's error."""
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+
+    async def send(self, messages: Any) -> Any:
+        error = ConnectionFailed("of the first one")
+        sent = Sent(sequence=None, duplicate=False)
+        return [error if one.session == self.session else sent for one in messages]
+
+
 def slowed(client: QueueClient, monkeypatch: pytest.MonkeyPatch, *how: Any) -> list[Slow]:
     """Every sender of a client is slow."""
     made: list[Slow] = []
@@ -555,8 +567,22 @@ async def test_a_provider_that_is_away_is_not_asked_for_each_portion(
         bodies = [MARKER, b"1", b"2", b"3", b"4", b"5", b"6", b"7"]
         results = await client.send_many("mails", [Message(body) for body in bodies])
         assert [type(one) for one in results] == [ValidationError] + [ConnectionFailed] * 7
-        # Three attempts for the first portion and for the second one, and the rest is told.
-        assert away.calls == 6
+        # Three attempts for the first portion, and the rest is told.
+        assert away.calls == 3
+
+
+@pytest.mark.spec("P5", "P7")
+async def test_a_portion_of_one_session_that_fails_ends_no_other_session(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it have the error of the first; the provider is there all the same."""
+    monkeypatch.setattr("pipeline.client.opening._AT_ONCE", 2)
+    async with shop.client() as client:
+        slowed(client, monkeypatch, 1.0)
+        monkeypatch.setattr(Slow, "send", StopsSession("s").send)
+        many = [Message(b"%d" % at, session=session) for at, session in enumerate("sstt")]
+        results = await client.send_many("orders", many)
+        assert [type(one) for one in results] == [ConnectionFailed] * 2 + [Sent] * 2
 
 
 @pytest.mark.spec("P5", "P7")
