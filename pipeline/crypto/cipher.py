@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from pipeline.clock import Clock
 from pipeline.crypto import single
-from pipeline.crypto.envelope import MARKER, PLAIN, EncryptedMessage, is_sealed
+from pipeline.crypto.envelope import EncryptedMessage, is_sealed
 from pipeline.crypto.key import EncryptionKey
 from pipeline.crypto.opening import envelopes
 from pipeline.crypto.port import CryptoProvider, OpenedColumn, SealedColumn
 from pipeline.crypto.sealing import Stamps, seal_column
-from pipeline.errors import EncryptionFailed, KeyNotFound, QueueError, ValidationError
+from pipeline.errors import EncryptionFailed, KeyNotFound, QueueError
 from pipeline.names import EncryptionKeyId
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class AesGcm(CryptoProvider):
     ) -> EncryptedMessage:
         """Seal a body; see `CryptoProvider`."""
         if is_sealed(plaintext):
-            raise ValidationError("Message.body", PLAIN, MARKER.decode())
+            raise single.marked()
         key = await self._to_seal(key_id)
         at = int(self._clock.now()) if encrypted_at is None else encrypted_at
         try:

@@ -34,9 +34,7 @@ from pipeline.crypto.column import (
 )
 from pipeline.crypto.envelope import (
     LONGEST_ID,
-    MARKER,
     NONCE_BYTES,
-    PLAIN,
     SALT_BYTES,
     TIME_BYTES,
     head,
@@ -161,4 +159,4 @@ def _refusal(unbound: bool) -> ValidationError:
     if unbound:
         rule = f"must have at most {LONGEST_ID} bytes each to be sealed"
         return ValidationError("the message's id and session", rule, "a longer one")
-    return ValidationError("Message.body", PLAIN, MARKER.decode())
+    return single.marked()

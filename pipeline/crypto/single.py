@@ -11,14 +11,16 @@ from collections.abc import Callable, Mapping
 from cryptography.exceptions import InvalidTag
 
 from pipeline.crypto.envelope import (
+    MARKER,
     NONCE_BYTES,
+    PLAIN,
     SALT_BYTES,
     TAG_BYTES,
     EncryptedMessage,
     associated_data,
 )
 from pipeline.crypto.key import EncryptionKey
-from pipeline.errors import BodyAuthenticationFailed, QueueError
+from pipeline.errors import BodyAuthenticationFailed, QueueError, ValidationError
 
 
 def seal(
@@ -86,6 +88,11 @@ def unfit(key_id: str) -> BodyAuthenticationFailed:
         f"the body sealed with key {str(key_id)!r} doesn't fit its message: it was altered on its "
         "way, belongs to another message, or another key of that id sealed it"
     )
+
+
+def marked() -> ValidationError:
+    """What is said of a body to be sealed that begins as sealed ones do."""
+    return ValidationError("Message.body", PLAIN, MARKER.decode())
 
 
 def unbound() -> BodyAuthenticationFailed:
